@@ -1,0 +1,1 @@
+"""Faults, histories and the checkers that judge them; leaseha never imports this."""

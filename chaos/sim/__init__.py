@@ -1,0 +1,1 @@
+"""The same core in virtual time: a seeded world with faults."""

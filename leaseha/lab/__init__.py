@@ -1,0 +1,1 @@
+"""Nodes, clients and etcd members as network namespaces on one machine."""

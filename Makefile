@@ -18,7 +18,7 @@ env: ## make or refresh the environment in .venv (PYTHON=... chooses the interpr
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" LOCK="$(LOCK)" sh scripts/env
 
 demo: env ## a failover, a failback and a switchover, with a backup running through them
-	@$(BIN)/leaseha demo
+	@$(PY) -m leaseha demo
 
 test: test-core test-rest ## all tests that this machine can run; each skip says what it misses
 

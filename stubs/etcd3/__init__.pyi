@@ -1,0 +1,2 @@
+"""Written by scripts/etcd_stubs.py from the descriptors in etcd3."""
+

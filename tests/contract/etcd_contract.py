@@ -8,12 +8,13 @@ fixture `subject` (a fresh store, or a fresh prefix of one) for each test::
         def subject(self):
             return FakeSubject()
 
-Everything is awaited, so that one suite fits a synchronous fake and a real server. `advance` is virtual time for
-the fake and real waiting for the server, so TTLs are the smallest that the store grants.
+Everything is awaited, so that one suite fits a synchronous fake and a real server. `advance` is virtual time
+for the fake and real waiting for the server, so TTLs are the smallest that the store grants.
 """
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,7 +63,7 @@ class Watching(ABC):
 
     @abstractmethod
     async def next(self) -> Batch | Compacted:
-        """The next delivery. Raises TimeoutError if none comes (fake: nothing is pending; real: within 5 s)."""
+        """The next delivery. TimeoutError if none comes (fake: nothing is pending; real: within 5 s)."""
 
     @abstractmethod
     async def close(self) -> None:
@@ -435,7 +436,7 @@ class EtcdContract:
         last = await put(subject, "k0", "w")
         batches = await seen_until(watching, last)
         assert [change.now.key for change in batches[0].changes if change.revision == start + 1] == names
-        for one, other in zip(batches, batches[1:], strict=False):
+        for one, other in itertools.pairwise(batches):
             assert one.changes[-1].revision < other.changes[0].revision
         for batch in batches:
             assert batch.head.revision >= batch.changes[-1].revision

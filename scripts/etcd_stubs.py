@@ -1,6 +1,6 @@
 """Writes stubs/etcd3: types for etcd's messages and services, from the descriptors that etcd3 carries.
 
-Run it in the environment after a change of etcd3 (`.venv/bin/python scripts/etcd_stubs.py`); mypy reads what it writes.
+mypy reads them. Run it after a change of etcd3: `.venv/bin/python scripts/etcd_stubs.py`.
 """
 
 import ast
@@ -53,7 +53,7 @@ def named(kind: descriptor.Descriptor, here: descriptor.FileDescriptor) -> str:
 def base(field: descriptor.FieldDescriptor) -> str:
     """The type of one value of the field."""
     if field.message_type:
-        return named(field.message_type, field.file)
+        return named(field.message_type, field.containing_type.file)
     if field.type == Field.TYPE_BYTES:
         return "bytes"
     return SCALARS.get(field.cpp_type, "int")

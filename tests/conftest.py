@@ -1,6 +1,8 @@
 """What every test stands on: skips that say their cure, and a way to allow none of them."""
 
 import os
+import pathlib
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -46,8 +48,17 @@ class SkipCounter:
                 terminalreporter.line(nodeid)
 
 
+def own_temporary_folder() -> None:
+    """An account that is root in its sandbox must not meet the real root's folder `pytest-of-root`."""
+    outer_uid = pathlib.Path("/proc/self/uid_map").read_text(encoding="ascii").split()[1]
+    folder = pathlib.Path(tempfile.gettempdir(), f"leaseha-tests-{outer_uid}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(folder))
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """A skip is a failure where every package is there."""
+    """Before anything is collected."""
+    own_temporary_folder()
     if os.environ.get("LEASEHA_NO_SKIP") == "1":
         config.pluginmanager.register(SkipCounter(), "leaseha-no-skip")
 

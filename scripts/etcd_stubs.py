@@ -52,7 +52,7 @@ def named(kind: descriptor.Descriptor, here: descriptor.FileDescriptor) -> str:
 
 def base(field: descriptor.FieldDescriptor) -> str:
     """The type of one value of the field."""
-    if field.message_type:
+    if field.message_type and field.containing_type:
         return named(field.message_type, field.containing_type.file)
     if field.type == Field.TYPE_BYTES:
         return "bytes"

@@ -17,7 +17,7 @@
     │   ├── AgentUnreachable                 no agent answers on its socket
     │   ├── AgentRunning                     another agent of this cluster and node runs on this host
     │   ├── SwitchoverFailed                 a planned move did not come to its end, and why
-    │   ├── ClusterMismatch                  this node and the cluster disagree on a constant (ttl_max, a name)
+    │   ├── ClusterMismatch                  this node and the cluster disagree on ttl_max or a name
     │   └── LabError                         the lab could not build or drive its namespaces
     └── InvariantBroken             exit 1   a fault in leaseha itself: the holder stops holding
 
@@ -48,7 +48,7 @@ class Problem:
     """One fault of a configuration. `str()` gives one line that names key, value and remedy."""
 
     key: str
-    """Dotted path as written in the file (`lease.backups.vips[1]`), or where the fault is, if no key is to blame."""
+    """Dotted path as in the file (`lease.backups.vips[1]`), or where the fault is if no key is to blame."""
     value: str
     """The offending value as a person would write it; empty when the key is missing. Never a secret."""
     remedy: str
@@ -99,7 +99,7 @@ class StoreDenied(StoreError):
 
 
 class StoreUnfit(StoreError):
-    """This etcd cannot be trusted with the protocol's compares (versions 3.5.0 to 3.5.2, no fsync)."""
+    """A version or setting of etcd that breaks the protocol's compares (3.5.0 to 3.5.2, no fsync)."""
 
 
 class VipError(OperationalError):
@@ -139,7 +139,7 @@ class SwitchoverFailed(OperationalError):
 
 
 class ClusterMismatch(OperationalError):
-    """This node and the cluster disagree on a constant of the cluster, or a second node has this name."""
+    """Node and cluster disagree on a constant of the cluster, or a second node has this name."""
 
 
 class LabError(OperationalError):
@@ -155,6 +155,7 @@ def invariant(condition: bool, message: str) -> None:
 
     Raises:
         InvariantBroken: `condition` is false; `message` says what should have been true.
+
     """
     if not condition:
         raise InvariantBroken(message)

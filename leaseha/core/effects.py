@@ -47,10 +47,11 @@ class Commit:
 class ReadAll:
     """Read all keys of the cluster linearizably: `Snapshot` or `ReadFailed`.
 
-    The first one also tells where the watch begins: right after the snapshot's revision.
+    `restart_watch`: from then on everything after the snapshot's revision is watched, and nothing before it.
     """
 
     request: int
+    restart_watch: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,7 @@ class CloseGate:
     serial: int
     drain_ns: int
     trace: str
+    urgent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,7 @@ class StopResources:
     lease: str
     serial: int
     trace: str
+    urgent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +142,7 @@ class UnbindVip:
     lease: str
     serial: int
     trace: str
+    urgent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +162,7 @@ class Transitioned:
 
 @dataclass(frozen=True, slots=True)
 class MoveEnded:
-    """The lease's service answers here: the move is over. `history` is what is being written to etcd (JSON). Not answered."""
+    """The lease's service answers here: the move is over. `history` is the JSON written to etcd. Not answered."""
 
     lease: str
     token: int
@@ -186,6 +190,9 @@ class WakeAt:
 @dataclass(frozen=True, slots=True)
 class Stopped:
     """Everything is released; the process may end. Not answered."""
+
+    failure: str = ""
+    """Why the node cannot run at all; empty after an orderly stop."""
 
 
 Effect = (

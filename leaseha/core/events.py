@@ -80,7 +80,7 @@ class ReadFailed:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One key's change: `now.mod == 0` is a deletion, made at `revision`; `before` is the previous value, if etcd gave it."""
+    """One key's change: `now.mod == 0` is a deletion, made at `revision`; `before` is what stood there, if known."""
 
     revision: int
     now: KeyValue
@@ -114,11 +114,13 @@ class EffectDone:
 
 @dataclass(frozen=True, slots=True)
 class FirstAnswer:
-    """The lease's service answered on its VIP for the first time since the announcement."""
+    """The lease's service answered on its VIP for the first time since `Announce(serial)`; sent once for each."""
 
     at: Instant
     lease: str
     serial: int
+    ok: bool = True
+    """False: it did not answer within the executor's bound."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ class LeaseSpec:
     priorities: Mapping[str, int]
     """Node name to priority; the higher is preferred; 0 or absent never holds."""
     digest: str = ""
+    """`<of the VIPs>.<of the rest>`: the first part must be the same on all candidates."""
     failback: bool = True
     hold_down_ns: int = 30 * NS_PER_S
     flap_budget: int = 3

@@ -1,0 +1,203 @@
+"""The one door: `step(state, event) -> (state, effects)`. Pure; the same in production, simulator and tests.
+
+A step books the event's facts, lets the rows of the transition table fire until none does, sends at most one
+own write, tells the executor of moved deadlines, and says when it wants to be woken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from leaseha.core import (
+    actions,
+    alarm,
+    events,
+    facts,
+    guards,
+    placement,
+    sequence,
+    session,
+    transitions,
+    writer,
+)
+from leaseha.core.effects import Effect, Extend, Stopped, Transitioned, Warned
+from leaseha.core.events import Event
+from leaseha.core.session import Phase, Session
+from leaseha.core.spec import NodeSpec
+from leaseha.core.state import Draft, LeaseState, NodeState, Role
+from leaseha.errors import invariant
+
+ROWS_MAX: Final = 8
+"""A lease goes through at most this many rows in one step; more would be a loop in the table."""
+
+HEAR: Final[dict[type, Callable[[Draft, Any], None]]] = {
+    events.Started: facts.started,
+    events.SessionOpened: facts.session_opened,
+    events.SessionFailed: facts.session_failed,
+    events.SessionDoubted: facts.session_doubted,
+    events.TxnDone: facts.txn_done,
+    events.Snapshot: facts.snapshot,
+    events.ReadFailed: facts.read_failed,
+    events.Watched: facts.watched,
+    events.EffectDone: facts.effect_done,
+    events.FirstAnswer: facts.first_answer,
+    events.VipMissing: facts.vip_missing,
+    events.Doubt: facts.doubt,
+    events.ResourceFailed: facts.resource_failed,
+    events.HealthChanged: facts.health_changed,
+    events.CopiesReported: facts.copies_reported,
+    events.TtlChanged: facts.ttl_changed,
+    events.StopAsked: facts.stop_asked,
+    events.Tick: facts.tick,
+}
+
+
+def initial(spec: NodeSpec) -> NodeState:
+    """A node that has heard nothing yet."""
+    leases = {lease.name: LeaseState() for lease in spec.leases}
+    return NodeState(spec, leases, Session(ttl_ns=spec.ttl_ns))
+
+
+def step(state: NodeState, event: Event) -> tuple[NodeState, tuple[Effect, ...]]:
+    """What follows from an event: the next state, and what is to be done, in order.
+
+    Raises `InvariantBroken` if the state contradicts itself: the caller stops holding.
+    """
+    if state.stopped:
+        return state, ()
+    draft = Draft(state, event.at)
+    HEAR[type(event)](draft, event)
+    _read_when_due(draft)
+    facts.unblock(draft)
+    _ensure_session(draft)
+    facts.hold_down(draft)
+    for lease in draft.leases:
+        settle(draft, lease)
+    facts.answer_intents(draft)
+    if draft.republish:
+        writer.publish(draft)
+    writer.write(draft)
+    for lease in draft.leases:
+        settle(draft, lease)
+        _tell(draft, lease)
+    _end(draft)
+    alarm.set_wake(draft)
+    after = draft.done()
+    check_invariants(after)
+    return after, tuple(draft.effects)
+
+
+def settle(draft: Draft, lease: str) -> None:
+    """Let rows fire for one lease until none does, then go on with its plan."""
+    for _ in range(ROWS_MAX):
+        state = draft.leases[lease]
+        row = next((r for r in transitions.BY_ROLE[state.role] if r.when(draft, lease)), None)
+        if row is None:
+            _go_on(draft, lease)
+            return
+        _fire(draft, lease, row)
+    invariant(
+        False, f"{lease}: more than {ROWS_MAX} transitions in one step, last in {draft.leases[lease].role}"
+    )
+
+
+def _fire(draft: Draft, lease: str, row: transitions.Row) -> None:
+    detail = row.do(draft, lease)
+    state = draft.update(lease, role=row.to, since=draft.at)
+    if row.to is Role.STANDBY or row.to is Role.STOPPED:
+        draft.republish = True
+    draft.effects.append(
+        Transitioned(
+            lease, row.id, row.role, row.to, row.reason, detail, state.token, state.move.trace, draft.at
+        )
+    )
+
+
+def _go_on(draft: Draft, lease: str) -> None:
+    """Ask for the next effect of the plan; try a failed way down again when its time has come."""
+    state = draft.leases[lease]
+    if state.role in (Role.YIELDING, Role.FENCED) and state.failed:
+        if state.retry_at is not None and state.retry_at.wait_over(draft.at) and not state.expected:
+            sequence.go_down(draft, lease, drain=state.role is Role.YIELDING)
+    if state.role is Role.HOLDER:
+        _keep_up(draft, lease)
+    sequence.advance(draft, lease, guards.serve_until(draft, lease))
+
+
+def _keep_up(draft: Draft, lease: str) -> None:
+    """A holder announces again on a doubt, and does not stay with a failed announcement."""
+    state = draft.leases[lease]
+    if state.failed and state.retry_at is not None and state.retry_at.wait_over(draft.at):
+        draft.update(lease, failed="", retry_at=None, doubt="announcing failed")
+    actions.announce_again(draft, lease)
+
+
+def _read_when_due(draft: Draft) -> None:
+    """A silent watch is not a quiet cluster: look at everything now and then."""
+    if not draft.node.reading and not draft.node.stopping and alarm.read_due(draft).wait_over(draft.at):
+        facts.read_all(draft)
+
+
+def _ensure_session(draft: Draft) -> None:
+    """Open a session if there is none, and the name is not in use by another machine."""
+    own, node = draft.session, draft.node
+    if own.phase is not Phase.NONE or not draft.ready or node.stopping or node.stopped:
+        return
+    if node.retry_at is not None and not node.retry_at.wait_over(draft.at):
+        return
+    twin = _twin(draft)
+    if twin is None:
+        writer.open_session(draft, instead_of=own.id if own.proven is not None and writer.kept(draft) else 0)
+    elif twin > draft.view.since.boot_ns:
+        draft.set(stopped=True)
+        draft.effects.append(
+            Stopped(f"another machine runs as node {draft.spec.node!r}: give each node its own name")
+        )
+    else:
+        draft.set(retry_at=draft.at.plus(writer.OPEN_RETRY_NS))
+
+
+def _twin(draft: Draft) -> int | None:
+    """A live session under our name with another store: when its record was last received (boot ns)."""
+    for session_id, record in draft.view.live_sessions():
+        if record.node == draft.spec.node and record.store != draft.spec.store:
+            if not placement.silent(draft, session_id):
+                return draft.view.session(session_id).at.boot_ns
+    return None
+
+
+def _tell(draft: Draft, lease: str) -> None:
+    """Tell the executor when the deadline of something that is up has moved."""
+    state = draft.leases[lease]
+    until = guards.serve_until(draft, lease)
+    if until is None or not state.up or (until, state.token) == (state.told, state.told_token):
+        return
+    draft.update(lease, told=until, told_token=state.token)
+    draft.effects.append(Extend(lease, state.token, until))
+
+
+def _end(draft: Draft) -> None:
+    """The last steps of a stop: nothing held, session closed or given up."""
+    node = draft.node
+    if not node.stopping or node.stopped or any(s.role is not Role.STOPPED for s in draft.leases.values()):
+        return
+    if node.stop_by is None:
+        draft.set(stop_by=draft.at.plus(facts.STOP_MAX_NS))
+    elif node.stop_by.wait_over(draft.at) or draft.session.phase is not Phase.LIVE:
+        draft.effects.append(Warned("", "session not closed", "etcd did not answer; it expires by itself"))
+        facts.finish(draft)
+
+
+def check_invariants(state: NodeState) -> None:
+    """What must hold after every step. Raises `InvariantBroken`."""
+    for name, lease in state.leases.items():
+        serving = lease.role in (Role.PREPARING, Role.HOLDER)
+        invariant(not serving or lease.mine, f"{name}: {lease.role} without a proven claim")
+        invariant(
+            not serving or state.session.proven is not None, f"{name}: {lease.role} without a proven renewal"
+        )
+        quiet = lease.role in (Role.STANDBY, Role.CLAIMING, Role.STOPPED)
+        invariant(not quiet or not lease.up, f"{name}: {lease.role} with {sorted(lease.up)} up")
+    own = state.session
+    invariant(len(own.pending) <= session.PENDING_MAX + 1, f"{len(own.pending)} writes without answer")

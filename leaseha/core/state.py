@@ -1,0 +1,222 @@
+"""One node's whole state, and the working copy that a step edits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+from leaseha.core.effects import Effect
+from leaseha.core.session import Session
+from leaseha.core.spec import LeaseSpec, NodeSpec
+from leaseha.core.values import Delete, Head, Instant, Put
+from leaseha.core.view import View
+
+
+class Role(StrEnum):
+    """What a node is for one lease. A role causes nothing; transitions do."""
+
+    STANDBY = "STANDBY"
+    CLAIMING = "CLAIMING"
+    PREPARING = "PREPARING"
+    HOLDER = "HOLDER"
+    YIELDING = "YIELDING"
+    FENCED = "FENCED"
+    STOPPED = "STOPPED"
+
+
+class Way(StrEnum):
+    """How a lease is being claimed or let go: the transaction to send."""
+
+    NONE = ""
+    T3 = "T3"
+    T4 = "T4"
+    T5 = "T5"
+    T6 = "T6"
+    T7 = "T7"
+    T8 = "T8"
+    T9 = "T9"
+    T10 = "T10"
+    T11 = "T11"
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """What is known of the move under way, for its trace and its line of history."""
+
+    kind: str = ""
+    reason: str = ""
+    trace: str = ""
+    from_node: str = ""
+    off_since: Instant | None = None
+    """Since when there has been no service, as far as this node can know."""
+    down_ms: int = -1
+    """How long the old holder had been off when it handed over or released."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseState:
+    """One lease as this node has it."""
+
+    role: Role = Role.STANDBY
+    since: Instant = Instant(0, 0)
+    """When the role was taken."""
+    way: Way = Way.NONE
+    token: int = 0
+    """The `mod` of the own claim; kept after losing it, as the newest token that was ours."""
+    epoch: int = 1
+    mine: bool = False
+    """The claim names our session, proven; false as soon as anything says otherwise."""
+    cover: Instant | None = None
+    """Until when the claim itself is known to be untouched."""
+    covered_by: int = 0
+    """Sequence number of the last committed write that compared or wrote the claim."""
+    barrier: int = 0
+    """Serve again only after a committed write with a sequence number above this."""
+    told: Instant | None = None
+    """The deadline that the executor was told last."""
+    told_token: int = 0
+    up: frozenset[str] = frozenset()
+    """Which of `resources`, `vip`, `gate` are, or may be, up."""
+    expected: Mapping[int, str] = field(default_factory=dict)
+    """Effects under way: serial to effect name."""
+    plan: tuple[str, ...] = ()
+    """Names of the effects still to come, in order."""
+    failed: str = ""
+    """The effect that failed, and where the plan stands still."""
+    retry_at: Instant | None = None
+    """When a failed way down is tried again."""
+    target: int = 0
+    """YIELDING: the session to hand over to; 0: release."""
+    tries: int = 0
+    """YIELDING: how often T9 was sent."""
+    off_at: Instant | None = None
+    """YIELDING: when the VIP was proven off."""
+    move: Move = Move()
+    not_before: Instant | None = None
+    """After a failure to serve: no claim before this."""
+    penalty: int = 0
+    ineligible: str = ""
+    better_since: Instant | None = None
+    """Since when we, healthy and in-sync, have been better than a live holder: hold-down."""
+    asked_at: Instant | None = None
+    wanted: frozenset[str] | None = None
+    """The in-sync set that the replication wants; None: it has not said."""
+    awaiting: int = 0
+    """Serial of the `Announce` whose `FirstAnswer` is awaited."""
+    drain: bool = True
+    blocked: str = ""
+    """Why nobody here may claim until an operator acts (after a restored etcd)."""
+    seen_epoch: int = 0
+    lost: str = ""
+    """Why the claim is not ours any more: `taken`, `session` or `rewound`."""
+    trouble: str = ""
+    """HOLDER: what is wrong with the resources, if anything."""
+    drifted: str = ""
+    """HOLDER: what became of the VIP that is no longer there."""
+    doubt: str = ""
+    """HOLDER: why the VIP should be announced again."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeState:
+    """Everything that `step` knows. Never changed in place."""
+
+    spec: NodeSpec
+    leases: Mapping[str, LeaseState]
+    session: Session
+    view: View | None = None
+    head: Head = Head(0, 0, 0)
+    """The newest that was heard of etcd, by linearizable answers."""
+    request: int = 0
+    serial: int = 0
+    reading: int = 0
+    """The request number of `ReadAll` under way; 0: none."""
+    reading_floor: Head = Head(0, 0, 0)
+    """The head when that read was asked for."""
+    read_at: Instant | None = None
+    claims_from: Instant | None = None
+    """After a restored etcd: no claim before this."""
+    notes: Mapping[str, Put | Delete] = field(default_factory=dict)
+    """Writes that ride along with the next renewal, by key."""
+    published: str = ""
+    """The own node record as last committed or queued."""
+    renew_asked: bool = False
+    slice_from: int = 0
+    """Where the next rotating slice of own claims begins."""
+    retry_at: Instant | None = None
+    """Session could not be opened: not again before this."""
+    stopping: bool = False
+    closing: int = 0
+    """The request number of T12; 0: not sent."""
+    stop_by: Instant | None = None
+    stopped: bool = False
+    slow_said: int = 0
+    wake: Instant | None = None
+
+
+def lease_spec(spec: NodeSpec, lease: str) -> LeaseSpec:
+    """The configuration of one lease."""
+    return spec.lease_by_name[lease]
+
+
+class Draft:
+    """The working copy of one step: fields are replaced, never changed; effects are collected in order."""
+
+    def __init__(self, state: NodeState, at: Instant) -> None:
+        self.at = at
+        self.spec = state.spec
+        self.effects: list[Effect] = []
+        self.node = state
+        self.leases = dict(state.leases)
+        self.republish = False
+        """Something that the node record tells may have changed."""
+
+    @property
+    def session(self) -> Session:
+        """The own session."""
+        return self.node.session
+
+    @session.setter
+    def session(self, session: Session) -> None:
+        self.node = replace(self.node, session=session)
+
+    @property
+    def view(self) -> View:
+        """What was seen of etcd. Only after the first snapshot (callers check `ready`)."""
+        return self.node.view if self.node.view is not None else View(self.at, 0, 0, self.at)
+
+    @property
+    def ready(self) -> bool:
+        """True once a snapshot was seen."""
+        return self.node.view is not None
+
+    def set(self, **changes: Any) -> None:
+        """Replace fields of the node's state."""
+        self.node = replace(self.node, **changes)
+
+    def update(self, lease: str, **changes: Any) -> LeaseState:
+        """Replace fields of one lease's state."""
+        self.leases[lease] = replace(self.leases[lease], **changes)
+        return self.leases[lease]
+
+    def next_request(self) -> int:
+        """A number for a question to etcd."""
+        self.node = replace(self.node, request=self.node.request + 1)
+        return self.node.request
+
+    def next_serial(self) -> int:
+        """A number for an effect on a lease."""
+        self.node = replace(self.node, serial=self.node.serial + 1)
+        return self.node.serial
+
+    def expect(self, lease: str, effect: str) -> int:
+        """A serial for an effect whose end is awaited."""
+        serial = self.next_serial()
+        self.update(lease, expected={**self.leases[lease].expected, serial: effect})
+        return serial
+
+    def done(self) -> NodeState:
+        """The state after the step."""
+        return replace(self.node, leases=self.leases)

@@ -1,7 +1,7 @@
 """Watches interfaces and addresses of one network namespace: carrier lost, VIP removed by someone.
 
 What it does not promise: every single change. The kernel drops notifications when they are not read in time;
-that is noticed, told as `on_gap`, and the links are read anew, so that what was missed is looked up and not lost.
+that is noticed and told as `on_gap`, and the links are read anew: what was missed is looked up, not lost.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _Parser = Callable[[bytes, int, int], Any]
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """An interface as the kernel describes it. `carrier`: frames can pass, at this end of the cable at least."""
+    """An interface as the kernel describes it. `carrier`: frames can pass, at this end of the cable."""
 
     name: str
     index: int

@@ -2,9 +2,8 @@
 
 The generated files of etcd3 call a constructor that protobuf has refused since 4.21 ("Descriptors cannot be
 created directly"). The descriptors that those files carry as text are sound, so the classes are built from
-them, in a pool of their own: other etcd packages register the same names in the default one. Two things that
-etcd 3.4 has and the protos of etcd3 (of etcd 3.3) lack are added on the way: the watch's progress request,
-and the errors in a member's status.
+them, in a pool of their own: other etcd packages register the same names in the default one. They are those
+of etcd 3.3; what came later (`leaseha.adapters.etcd.messages` names two) travels as unknown fields.
 """
 
 from __future__ import annotations
@@ -42,7 +41,6 @@ def install() -> bool:
     if protos is None:
         return False
     _quieten_grpc()
-    _extend(protos[-1])
     pool = descriptor_pool.DescriptorPool()
     for proto in protos:
         pool.Add(proto)
@@ -61,26 +59,6 @@ def _own_protos(root: pathlib.Path) -> list[descriptor_pb2.FileDescriptorProto] 
         raw = ast.literal_eval(found[1]).encode("latin1")
         protos.append(descriptor_pb2.FileDescriptorProto.FromString(raw))
     return protos
-
-
-def _extend(rpc: descriptor_pb2.FileDescriptorProto) -> None:
-    """Adds what etcd's own protos have gained since 3.3, as far as it is used here."""
-    field = descriptor_pb2.FieldDescriptorProto
-    messages = {message.name: message for message in rpc.message_type}
-    if "WatchProgressRequest" in messages:
-        return
-    rpc.message_type.add(name="WatchProgressRequest")
-    messages["WatchRequest"].field.add(
-        name="progress_request",
-        number=3,
-        label=field.LABEL_OPTIONAL,
-        type=field.TYPE_MESSAGE,
-        type_name=f".{rpc.package}.WatchProgressRequest",
-        oneof_index=0,
-    )
-    messages["StatusResponse"].field.add(
-        name="errors", number=8, label=field.LABEL_REPEATED, type=field.TYPE_STRING
-    )
 
 
 def _module(pool: descriptor_pool.DescriptorPool, name: str) -> types.ModuleType:

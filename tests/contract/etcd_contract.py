@@ -76,8 +76,6 @@ class Subject(ABC):
     min_ttl_s: int = 1
     """The smallest TTL that this store grants: 1.5 x its election timeout, rounded up."""
 
-    can_change_leader: bool = False
-
     @abstractmethod
     async def txn(self, txn: Txn) -> Outcome: ...
 
@@ -113,7 +111,7 @@ class Subject(ABC):
         """Let time pass; leases that are over by then are collected."""
 
     async def leader_change(self) -> None:
-        """The leader steps down and another one is elected (only if `can_change_leader`)."""
+        """The leader steps down and another one is elected (for `LeaderChangeContract` only)."""
         raise NotImplementedError
 
 
@@ -227,7 +225,7 @@ class EtcdContract:
 
     async def test_a_refused_transaction_writes_nothing_and_keeps_the_revision(self, subject: Subject):
         before = await put(subject, "a")
-        outcome = await subject.txn(Txn((Compare("a", Target.MOD, 1),), (Put("a", "x"), Delete("a")), ()))
+        outcome = await subject.txn(Txn((Compare("a", Target.MOD, 1),), (Put("b", "x"), Delete("a")), ()))
         assert isinstance(outcome, Refused)
         assert outcome.head.revision == before
         assert (await keys(subject))["a"].value == "v"
@@ -392,19 +390,6 @@ class EtcdContract:
             assert await subject.keepalive(kept) == ttl
         assert set(await keys(subject)) == {"kept"}
 
-    async def test_after_a_leader_change_every_lease_has_its_full_ttl_again(self, subject: Subject):
-        if not subject.can_change_leader:
-            pytest.skip("this store has one member")
-        ttl = subject.min_ttl_s + 3
-        lease = await subject.grant(ttl)
-        await put(subject, "a", lease=lease)
-        await subject.advance(ttl - 1.5)
-        await subject.leader_change()
-        await subject.advance(3)
-        assert set(await keys(subject)) == {"a"}, "would be gone if the TTL had run on"
-        await subject.advance(ttl + 2 * EXPIRY_SLACK_S)
-        assert await keys(subject) == {}
-
     # --- watches --------------------------------------------------------------------------------------
 
     async def test_a_watch_tells_every_change_from_a_revision_on_with_the_value_before(
@@ -505,3 +490,19 @@ class EtcdContract:
         assert [change.revision for change in flat(await seen_until(fresh, last))] == [last]
         await running.close()
         await fresh.close()
+
+
+class LeaderChangeContract:
+    """For a store of several members, or a fake that can pretend."""
+
+    async def test_after_a_leader_change_every_lease_has_its_full_ttl_again(self, subject: Subject):
+        ttl = subject.min_ttl_s + 2
+        lease = await subject.grant(ttl)
+        before = await put(subject, "a", lease=lease)
+        await subject.advance(ttl - 1.2)
+        await subject.leader_change()
+        await subject.advance(EXPIRY_SLACK_S + 0.9)
+        assert set(await keys(subject)) == {"a"}, "would be gone if the TTL had run on"
+        assert await revision(subject) == before, "a leader change writes nothing"
+        await subject.advance(ttl + EXPIRY_SLACK_S)
+        assert await keys(subject) == {}

@@ -35,6 +35,7 @@ def rest(draft: Draft, lease: str) -> str:
         trouble="",
         drifted="",
         doubt="",
+        regate=False,
         awaiting=0,
         told=None,
     )

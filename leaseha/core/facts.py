@@ -173,7 +173,7 @@ def _lease_committed(draft: Draft, write: OwnWrite, name: str, revision: int) ->
             _now_mine(draft, name, revision, draft.view.claim(name).record)
             chronicle.note(draft, name, revision, answered=False)
         case "T14" if state.mine:
-            draft.update(name, token=revision)
+            draft.update(name, token=revision, regate="gate" in state.up)
 
 
 def _compared(write: OwnWrite, name: str) -> int:

@@ -117,9 +117,9 @@ def _fire(draft: Draft, lease: str, row: transitions.Row) -> None:
 def _go_on(draft: Draft, lease: str) -> None:
     """Ask for the next effect of the plan; try a failed way down again when its time has come."""
     state = draft.leases[lease]
-    if state.role in (Role.YIELDING, Role.FENCED) and state.failed:
-        if state.retry_at is not None and state.retry_at.wait_over(draft.at) and not state.expected:
-            sequence.go_down(draft, lease, drain=state.role is Role.YIELDING)
+    again = state.retry_at is not None and state.retry_at.wait_over(draft.at) and not state.expected
+    if state.role in (Role.YIELDING, Role.FENCED) and state.failed and again:
+        sequence.go_down(draft, lease, drain=state.role is Role.YIELDING)
     if state.role is Role.HOLDER:
         _keep_up(draft, lease)
     sequence.advance(draft, lease, guards.serve_until(draft, lease))
@@ -130,6 +130,9 @@ def _keep_up(draft: Draft, lease: str) -> None:
     state = draft.leases[lease]
     if state.failed and state.retry_at is not None and state.retry_at.wait_over(draft.at):
         draft.update(lease, failed="", retry_at=None, doubt="announcing failed")
+    if state.regate and sequence.finished(draft.leases[lease]):
+        draft.update(lease, regate=False)
+        sequence.go_up(draft, lease, only=("OpenGate",))
     actions.announce_again(draft, lease)
 
 
@@ -161,9 +164,9 @@ def _ensure_session(draft: Draft) -> None:
 def _twin(draft: Draft) -> int | None:
     """A live session under our name with another store: when its record was last received (boot ns)."""
     for session_id, record in draft.view.live_sessions():
-        if record.node == draft.spec.node and record.store != draft.spec.store:
-            if not placement.silent(draft, session_id):
-                return draft.view.session(session_id).at.boot_ns
+        same_name = record.node == draft.spec.node and record.store != draft.spec.store
+        if same_name and not placement.silent(draft, session_id):
+            return draft.view.session(session_id).at.boot_ns
     return None
 
 

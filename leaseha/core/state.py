@@ -109,6 +109,8 @@ class LeaseState:
     blocked: str = ""
     """Why nobody here may claim until an operator acts (after a restored etcd)."""
     seen_epoch: int = 0
+    regate: bool = False
+    """The token changed under a served lease: the gate is to be opened under the new one."""
     lost: str = ""
     """Why the claim is not ours any more: `taken`, `session` or `rewound`."""
     trouble: str = ""

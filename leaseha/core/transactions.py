@@ -114,7 +114,7 @@ def _declare_dead(old: int, old_record: SessionRecord, by: str) -> Put:
 def t3_take_silent(
     own: Own, old: int, old_mod: int, old_record: SessionRecord, items: Sequence[Taking]
 ) -> Txn:
-    """T3: OWN; `mod(sessions/old) == M`, `mod(claim) == T`, `mod(insync) == I`; old record *dead*, claim *held* by me."""
+    """T3: OWN; `mod(sessions/old) == M`, `mod(claim) == T`, `mod(insync) == I`; old *dead*, claim *held* by me."""
     compares = [_mod(records.session_key(old), old_mod), *_taken_as_seen(items)]
     return _txn(own, compares, [_declare_dead(old, old_record, own.record.node), *_claims(items)])
 
@@ -153,7 +153,7 @@ def t7_take_lost(own: Own, items: Sequence[Taking]) -> Txn:
 
 
 def t8_take_gone(own: Own, old: int, old_record: SessionRecord, items: Sequence[Taking]) -> Txn:
-    """T8: OWN; `create(sessions/old) == 0`, `mod(claim)`, `mod(insync)`, after the wait; old record *dead*, claim *held* by me."""
+    """T8: OWN; `create(sessions/old) == 0`, `mod(claim)`, `mod(insync)`; old record *dead*, claim *held* by me."""
     compares = [_absent(records.session_key(old)), *_taken_as_seen(items)]
     return _txn(own, compares, [_declare_dead(old, old_record, own.record.node), *_claims(items)])
 

@@ -1,0 +1,72 @@
+"""One agent per cluster, node and host; and the store's identity, which outlives the agent."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import uuid
+from pathlib import Path
+
+from leaseha.errors import AgentRunning, OperationalError
+
+
+def make_folder(path: Path, what: str) -> None:
+    """Make a folder with its parents, for its owner alone. Raises `OperationalError` naming it."""
+    try:
+        path.mkdir(mode=0o750, parents=True, exist_ok=True)
+    except OSError as error:
+        raise OperationalError(f"{what} {path} cannot be made: {error.strerror}") from error
+
+
+class AgentLock:
+    """Held from the start to the end of the process; the kernel lets go of it whatever happens."""
+
+    def __init__(self, runtime_dir: Path) -> None:
+        make_folder(runtime_dir, "the runtime directory (runtime_dir)")
+        path = runtime_dir / "lock"
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        except OSError as error:
+            raise OperationalError(f"the lock {path} cannot be opened: {error.strerror}") from error
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            other = os.read(self._fd, 32).decode(errors="replace").strip()
+            os.close(self._fd)
+            raise AgentRunning(
+                f"another agent (pid {other or 'unknown'}) of this cluster and node runs here: {path} is locked"
+            ) from error
+        os.ftruncate(self._fd, 0)
+        os.write(self._fd, f"{os.getpid()}\n".encode())
+
+
+def store_id(folder: Path) -> str:
+    """The uuid in `<folder>/store-id`, made at the first call: it names the disk, not the node (A13).
+
+    Raises `OperationalError` if it can be neither read nor made durable.
+    """
+    make_folder(folder, "the state directory (state_dir)")
+    path = folder / "store-id"
+    try:
+        if path.exists():
+            text = path.read_text().strip()
+            return str(uuid.UUID(text))
+        found = str(uuid.uuid4())
+        temporary = path.with_suffix(".new")
+        with temporary.open("w") as file:
+            file.write(found + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except ValueError as error:
+        raise OperationalError(
+            f"{path} holds no uuid: restore it, or remove it to begin as a new store"
+        ) from error
+    except OSError as error:
+        raise OperationalError(f"{path} cannot be kept: {error.strerror}") from error
+    return found

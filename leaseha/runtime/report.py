@@ -1,0 +1,180 @@
+"""What `status` says: a plain document made from the node's state, without asking anyone.
+
+The same document is made from a mere look at etcd where no agent runs; what only an agent can know
+(deadline left, silence of others) is then null.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from leaseha.core import guards, placement, writer
+from leaseha.core.records import Hold
+from leaseha.core.session import Phase, deadline_of
+from leaseha.core.state import Draft, NodeState, Role
+from leaseha.core.values import NS_PER_MS, NS_PER_S, Instant
+
+FORMAT: Final = 1
+SERVING: Final = (Role.PREPARING, Role.HOLDER, Role.YIELDING)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the state does not know of itself."""
+
+    version: str
+    pid: int
+    source: str
+    """`agent`: told by the agent itself; `etcd`: read from etcd, with no agent here."""
+    fence_layers: tuple[str, ...] = ()
+    vips: dict[str, list[str]] = field(default_factory=dict)
+    checks: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    etcd: list[dict[str, Any]] = field(default_factory=list)
+
+
+def document(state: NodeState, now: Instant, around: Surroundings) -> dict[str, Any]:
+    """The whole status: JSON-ready; units end the names."""
+    draft = Draft(state, now)
+    own = state.session
+    until = deadline_of(own, state.spec.drift_ppm)
+    return {
+        "format": FORMAT,
+        "source": around.source,
+        "cluster": state.spec.cluster,
+        "node": state.spec.node,
+        "version": around.version,
+        "pid": around.pid,
+        "stopping": state.stopping,
+        "session": {
+            "id": f"{own.id:016x}" if own.id else None,
+            "state": own.phase.value,
+            "deadline_left_s": _s(until.left_ns(now)) if until is not None else None,
+            "ttl_s": _s(own.ttl_ns),
+            "renew_every_s": _s(state.spec.renew_every_ns),
+            "margin_s": _s(state.spec.margin_ns),
+        },
+        "fence_layers": list(around.fence_layers),
+        "etcd": around.etcd,
+        "leases": {lease.name: _lease(draft, lease.name, around) for lease in state.spec.leases},
+        "nodes": _nodes(draft),
+    }
+
+
+def proven(state: NodeState, now: Instant) -> bool:
+    """True while the own session is proven: ready."""
+    until = deadline_of(state.session, state.spec.drift_ppm)
+    return state.session.phase is Phase.LIVE and until is not None and not until.deadline_passed(now)
+
+
+def holder(state: NodeState, lease: str) -> str:
+    """The node that the claim names, by what this node has seen; empty if none."""
+    record = Draft(state, Instant(0, 0)).view.claim(lease).record
+    return record.node if record is not None and record.hold is Hold.HELD else ""
+
+
+def _lease(draft: Draft, name: str, around: Surroundings) -> dict[str, Any]:
+    state, seen = draft.leases[name], draft.view.claim(name)
+    record = seen.record
+    held = record is not None and record.hold is Hold.HELD
+    past = draft.view.past(name).get(seen.mod)
+    until = guards.serve_until(draft, name) if state.role in SERVING else None
+    holding = placement.holding_session(draft, name)
+    silent = (
+        held and around.source == "agent" and holding != draft.session.id and placement.silent(draft, holding)
+    )
+    return {
+        "holder": record.node if held and record is not None else None,
+        "holder_silent": silent,
+        "claim": record.hold.value if record is not None else ("unreadable" if seen.mod else "absent"),
+        "token": seen.mod or None,
+        "epoch": record.epoch if record is not None else None,
+        "since_ms": past.record.at_ms if past is not None else None,
+        "reason": record.reason if record is not None else None,
+        "role": state.role.value if around.source == "agent" else None,
+        "deadline_left_s": _s(until.left_ns(draft.at)) if until is not None else None,
+        "vips": around.vips.get(name, []),
+        "checks": around.checks.get(name, []),
+        "in_sync": sorted(_insync_nodes(draft, name)),
+        "candidates": _candidates(draft, name, holding, judge=around.source == "agent"),
+        "note": _note(draft, name),
+    }
+
+
+def _insync_nodes(draft: Draft, name: str) -> list[str]:
+    record = draft.view.insync(name).record
+    stores = record.stores if record is not None else frozenset()
+    by_store = {seen.record.store: node for node, seen in draft.view.nodes.items() if seen.record is not None}
+    return [by_store.get(store, f"store {store}") for store in stores]
+
+
+def _candidates(draft: Draft, name: str, holding: int, *, judge: bool) -> list[dict[str, Any]]:
+    """Every node, in the order in which it would take the lease; with why it would not."""
+    everyone = placement.others(draft, name)
+    if judge:
+        everyone.append(placement.myself(draft, name))
+    rows = []
+    for candidate in sorted(everyone, key=lambda c: (bool(c.why_not()), *c.order())):
+        why_not = candidate.why_not()
+        rows.append(
+            {
+                "node": candidate.node,
+                "priority": candidate.priority,
+                "candidate": not why_not,
+                "why": why_not or _why(candidate, holding),
+                "holds": candidate.session == holding and holding != 0,
+                "in_sync": candidate.in_sync,
+            }
+        )
+    return rows
+
+
+def _why(candidate: placement.Candidate, holding: int) -> str:
+    if candidate.session == holding:
+        return f"healthy, in-sync, holds it with priority {candidate.priority}"
+    return f"healthy, in-sync, priority {candidate.priority}"
+
+
+def _note(draft: Draft, name: str) -> str:
+    """One sentence on what this node waits for, if it waits."""
+    state = draft.leases[name]
+    if state.blocked:
+        return state.blocked
+    if state.role is Role.HOLDER and state.ineligible:
+        return f"should not hold it ({state.ineligible}), but there is no better candidate: stays"
+    at = writer.ask_at(draft, name)
+    if at is not None:
+        left_s = max(0, at.wait_left_ns(draft.at)) // NS_PER_S
+        free = placement.budget_free_at(draft, name)
+        why = "flap budget used up" if free is not None else "hold-down"
+        return f"this node is the better one; failback in {left_s} s ({why})"
+    return ""
+
+
+def _nodes(draft: Draft) -> list[dict[str, Any]]:
+    rows = []
+    for name, seen in sorted(draft.view.nodes.items()):
+        record = seen.record
+        if record is not None:
+            differs = [
+                lease.name
+                for lease in draft.spec.leases
+                if lease.digest and (record.digests or {}).get(lease.name) != lease.digest
+            ]
+            rows.append(
+                {
+                    "node": name,
+                    "address": record.address or None,
+                    "version": record.version or None,
+                    "session": f"{record.session:016x}",
+                    "last_sign_ms_ago": (draft.at.boot_ns - draft.view.session(record.session).at.boot_ns)
+                    // NS_PER_MS,
+                    "definition_differs": differs,
+                }
+            )
+    return rows
+
+
+def _s(duration_ns: int) -> float:
+    """ns as s, rounded to ms."""
+    return round(duration_ns / NS_PER_S, 3)

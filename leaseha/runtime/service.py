@@ -1,0 +1,181 @@
+"""What a node does for one lease: addresses, announcements, repository. Carries out, decides nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+from leaseha.adapters import clock
+from leaseha.core.effects import (
+    Announce,
+    BindVip,
+    CloseGate,
+    Extend,
+    OpenGate,
+    StartResources,
+    StopResources,
+    UnbindVip,
+)
+from leaseha.core.values import NS_PER_S, Instant
+from leaseha.errors import OperationalError
+from leaseha.runtime import probe
+from leaseha.runtime.lane import LaneEffect
+
+if TYPE_CHECKING:
+    from leaseha.adapters.announce import Announcer
+    from leaseha.adapters.rtnl import IPAddress
+    from leaseha.adapters.vip import VipBinder
+
+AGAIN_S: Final = (0.05, 0.2, 1.0, 3.0, 8.0)
+"""When announcements are repeated after the first burst, s."""
+
+
+class Repository(Protocol):
+    """The part of the repository's process that a lease needs (leaseha.repository.control)."""
+
+    async def serve(self, vips: Sequence[str], port: int, token: int, epoch: int, deadline: Instant) -> None:
+        """Listen on the VIPs and open the gate under this token."""
+
+    def extend(self, token: int, deadline: Instant) -> None:
+        """Move the deadline."""
+
+    async def stop(self, drain_s: float) -> None:
+        """Close the gate; when this returns nothing can be acknowledged any more."""
+
+    async def ensure_running(self) -> None:
+        """The process is up and warm."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What one lease's service is made of."""
+
+    lease: str
+    vips: tuple[IPAddress, ...]
+    binder: VipBinder
+    announcer: Announcer
+    repository: Repository | None
+    port: int
+
+
+class Service:
+    """One lease's service. `answered(lease, serial, ok)` is called once for each announcement."""
+
+    def __init__(
+        self, parts: Parts, answered: Callable[[str, int, bool], None], warn: Callable[[str, str], None]
+    ) -> None:
+        self.parts = parts
+        self.deadline: Instant | None = None
+        """The newest that was told; None while nothing may be served."""
+        self.bound = False
+        self._answered = answered
+        self._warn = warn
+        self._asking: asyncio.Task[None] | None = None
+        self._repeating: asyncio.Task[None] | None = None
+        self._renewing: asyncio.Task[None] | None = None
+
+    async def act(self, effect: LaneEffect) -> None:
+        """Carry out one effect. Raises `OperationalError` if it is not, or not provably, done."""
+        match effect:
+            case StartResources():
+                if self.parts.repository is not None:
+                    await self.parts.repository.ensure_running()
+            case BindVip():
+                await self.parts.binder.bind(self.parts.lease, self.parts.vips, self._until(effect.deadline))
+                self.bound = True
+            case OpenGate():
+                await self._open_gate(effect)
+            case Announce():
+                await self._announce(effect)
+            case CloseGate():
+                if self.parts.repository is not None:
+                    await self.parts.repository.stop(effect.drain_ns / NS_PER_S)
+            case StopResources():
+                self._quiet()
+            case UnbindVip():
+                await self._unbind()
+
+    def extend(self, effect: Extend) -> None:
+        """A renewal is proven (or a shorter ttl was sent): move every deadline that runs without us."""
+        self.deadline = effect.deadline
+        if self.parts.repository is not None:
+            self.parts.repository.extend(effect.token, effect.deadline)
+        if self.bound and (self._renewing is None or self._renewing.done()):
+            self._renewing = asyncio.get_running_loop().create_task(self._renew())
+
+    def give_up(self) -> None:
+        """Nothing may be served from now on (the frames that are still to come are not sent)."""
+        self.deadline = None
+
+    def _until(self, told: Instant) -> Instant:
+        """The newest word on the deadline; raises when it has passed."""
+        if self.deadline is None or told.boot_ns > self.deadline.boot_ns:
+            self.deadline = told
+        if self.deadline.deadline_passed(clock.now()):
+            raise OperationalError("the deadline passed before it could be done")
+        return self.deadline
+
+    async def _renew(self) -> None:
+        while self.bound and (told := self.deadline) is not None:
+            try:
+                await self.parts.binder.renew(self.parts.lease, told)
+            except OperationalError as error:
+                self._warn(self.parts.lease, f"address lifetime not renewed: {error}")
+            if told == self.deadline:
+                return
+
+    async def _open_gate(self, effect: OpenGate) -> None:
+        if self.parts.repository is None:
+            return
+        until = self._until(effect.deadline)
+        vips = [str(vip) for vip in self.parts.vips]
+        await self.parts.repository.serve(vips, self.parts.port, effect.token, effect.epoch, until)
+        newest = self.deadline
+        if newest is not None and newest != until:
+            self.parts.repository.extend(effect.token, newest)
+
+    async def _announce(self, effect: Announce) -> None:
+        self._until(effect.deadline)
+        self._quiet()
+        sent = await self.parts.announcer.burst(self.parts.vips, lambda: self.deadline)
+        if sent.late:
+            raise OperationalError("the deadline passed before it could be announced")
+        loop = asyncio.get_running_loop()
+        self._repeating = loop.create_task(self._repeat())
+        self._asking = loop.create_task(self._ask(effect.serial))
+
+    async def _repeat(self) -> None:
+        try:
+            await self.parts.announcer.announce(
+                self.parts.vips, lambda: self.deadline if self.bound else None, AGAIN_S
+            )
+        except OperationalError as error:
+            self._warn(self.parts.lease, f"announcement not repeated: {error}")
+
+    async def _ask(self, serial: int) -> None:
+        """Ask for the first answer, as a client would, and report it."""
+        ok = True
+        if self.parts.repository is not None:
+            ok = await probe.repository_answers(str(self.parts.vips[0]), self.parts.port, lambda: self.bound)
+        else:
+            try:
+                facts = await self.parts.binder.present(self.parts.lease)
+                ok = all(fact.present and not fact.fault for fact in facts)
+            except OperationalError as error:
+                self._warn(self.parts.lease, str(error))
+                ok = False
+        self._answered(self.parts.lease, serial, ok)
+
+    async def _unbind(self) -> None:
+        self.bound = False
+        self.deadline = None
+        self._quiet()
+        await self.parts.binder.unbind(self.parts.lease, self.parts.vips)
+
+    def _quiet(self) -> None:
+        """End what runs beside: repeated announcements, the question for the first answer."""
+        for task in (self._repeating, self._asking):
+            if task is not None:
+                task.cancel()

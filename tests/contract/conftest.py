@@ -2,4 +2,6 @@
 
 import pytest
 
-pytest.register_assert_rewrite("tests.contract.etcd_contract")
+pytest.register_assert_rewrite(
+    "tests.contract.etcd_contract", "tests.contract.etcd_subject", "tests.contract.etcd_watch_contract"
+)

@@ -14,147 +14,41 @@ for the fake and real waiting for the server, so TTLs are the smallest that the 
 
 from __future__ import annotations
 
-import itertools
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import pytest
 
-from leaseha.core.events import Change
 from leaseha.core.values import (
     Committed,
     Compare,
     Delete,
-    Head,
     KeyValue,
     LeaseMissing,
-    Outcome,
     Put,
     Refused,
     Target,
     Txn,
     Unknown,
 )
+from tests.contract.etcd_subject import (
+    EXPIRY_SLACK_S,
+    Batch,
+    Compacted,
+    Subject,
+    Watching,
+    flat,
+    holds,
+    keys,
+    put,
+    revision,
+    seen_until,
+)
+from tests.contract.etcd_watch_contract import WatchContract
 
-EXPIRY_SLACK_S = 1.5
-"""How late after its TTL etcd may collect a lease: it looks every 500 ms, the rest is a busy machine."""
+__all__ = ["Batch", "Compacted", "EtcdContract", "LeaderChangeContract", "Subject", "Watching"]
 
 NO_SUCH_LEASE = 0x1234_5678_9ABC
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """One delivery of a watch: all changes of one revision, or of several, in order."""
-
-    head: Head
-    changes: tuple[Change, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Compacted:
-    """The watch cannot start where it was asked to: everything before `revision` is gone."""
-
-    revision: int
-
-
-class Watching(ABC):
-    """A running watch over all keys of the cluster."""
-
-    @abstractmethod
-    async def next(self) -> Batch | Compacted:
-        """The next delivery. TimeoutError if none comes (fake: nothing is pending; real: within 5 s)."""
-
-    @abstractmethod
-    async def close(self) -> None:
-        """End the watch."""
-
-
-class Subject(ABC):
-    """A store under test. Keys are relative to the cluster's prefix."""
-
-    min_ttl_s: int = 1
-    """The smallest TTL that this store grants: 1.5 x its election timeout, rounded up."""
-
-    @abstractmethod
-    async def txn(self, txn: Txn) -> Outcome: ...
-
-    @abstractmethod
-    async def read_all(self) -> tuple[Head, tuple[KeyValue, ...]]:
-        """All keys, linearizably, in the order of their names."""
-
-    @abstractmethod
-    async def grant(self, ttl_s: int) -> int:
-        """A new lease's id, never 0, never one that was given before."""
-
-    @abstractmethod
-    async def revoke(self, lease: int) -> None:
-        """No error if the lease is unknown."""
-
-    @abstractmethod
-    async def keepalive(self, lease: int) -> int:
-        """The TTL (s) that counts from now; 0 or less: no such lease."""
-
-    @abstractmethod
-    async def watch(self, from_revision: int) -> Watching:
-        """Every change from this revision on, with the values before."""
-
-    @abstractmethod
-    async def compact(self, revision: int) -> None: ...
-
-    @abstractmethod
-    async def delete(self, key: str) -> None:
-        """As by hand, without a compare."""
-
-    @abstractmethod
-    async def advance(self, seconds: float) -> None:
-        """Let time pass; leases that are over by then are collected."""
-
-    async def leader_change(self) -> None:
-        """The leader steps down and another one is elected (for `LeaderChangeContract` only)."""
-        raise NotImplementedError
-
-
-async def put(subject: Subject, key: str, value: str = "v", lease: int = 0) -> int:
-    """Write without a compare; the revision."""
-    outcome = await subject.txn(Txn((), (Put(key, value, lease),), ()))
-    assert isinstance(outcome, Committed), outcome
-    return outcome.head.revision
-
-
-async def keys(subject: Subject) -> dict[str, KeyValue]:
-    _, found = await subject.read_all()
-    return {kv.key: kv for kv in found}
-
-
-async def revision(subject: Subject) -> int:
-    head, _ = await subject.read_all()
-    return head.revision
-
-
-async def holds(subject: Subject, *compares: Compare) -> bool:
-    """Whether all compares hold now; told by a transaction that writes nothing."""
-    outcome = await subject.txn(Txn(compares, (), ()))
-    assert isinstance(outcome, (Committed, Refused)), outcome
-    return isinstance(outcome, Committed)
-
-
-async def seen_until(watching: Watching, last: int) -> list[Batch]:
-    """Deliveries up to and with the change at revision `last`."""
-    batches: list[Batch] = []
-    while not batches or batches[-1].changes[-1].revision < last:
-        batch = await watching.next()
-        assert isinstance(batch, Batch), batch
-        assert batch.changes, "a delivery without changes"
-        batches.append(batch)
-    return batches
-
-
-def flat(batches: Sequence[Batch]) -> list[Change]:
-    return [change for batch in batches for change in batch.changes]
-
-
-class EtcdContract:
+class EtcdContract(WatchContract):
     """The suite. Each test gets a fresh `subject`; the store's revision need not start at 1."""
 
     # --- compares -------------------------------------------------------------------------------------
@@ -389,107 +283,6 @@ class EtcdContract:
             await subject.advance((ttl + EXPIRY_SLACK_S) / steps)
             assert await subject.keepalive(kept) == ttl
         assert set(await keys(subject)) == {"kept"}
-
-    # --- watches --------------------------------------------------------------------------------------
-
-    async def test_a_watch_tells_every_change_from_a_revision_on_with_the_value_before(
-        self, subject: Subject
-    ):
-        lease = await subject.grant(30)
-        await put(subject, "a", "0")
-        first = await put(subject, "a", "1", lease)
-        second = await put(subject, "b", "2")
-        await subject.delete("a")
-        watching = await subject.watch(first)
-        last = await put(subject, "a", "3")
-        changes = flat(await seen_until(watching, last))
-        a0, a1 = KeyValue("a", "0", first - 1, first - 1), KeyValue("a", "1", first, first - 1, lease)
-        assert changes == [
-            Change(first, a1, a0),
-            Change(second, KeyValue("b", "2", second, second), None),
-            Change(second + 1, KeyValue("a", "", 0), a1),
-            Change(last, KeyValue("a", "3", last, last), None),
-        ]
-        await watching.close()
-
-    async def test_all_changes_of_one_revision_come_together(self, subject: Subject):
-        start = await revision(subject)
-        watching = await subject.watch(start + 1)
-        names = [f"k{n}" for n in range(40)]
-        outcome = await subject.txn(Txn((), tuple(Put(name, "v") for name in names), ()))
-        assert isinstance(outcome, Committed)
-        last = await put(subject, "k0", "w")
-        batches = await seen_until(watching, last)
-        assert [change.now.key for change in batches[0].changes if change.revision == start + 1] == names
-        for one, other in itertools.pairwise(batches):
-            assert one.changes[-1].revision < other.changes[0].revision
-        for batch in batches:
-            assert batch.head.revision >= batch.changes[-1].revision
-        await watching.close()
-
-    async def test_a_late_watch_tells_the_same_as_one_from_the_start(self, subject: Subject):
-        start = await revision(subject)
-        early = await subject.watch(start + 1)
-        last = start
-        for n in range(20):
-            last = await put(subject, f"k{n % 3}", str(n))
-        late = await subject.watch(start + 1)
-        told = flat(await seen_until(early, last))
-        assert flat(await seen_until(late, last)) == told
-        assert [change.revision for change in told] == list(range(start + 1, last + 1))
-        await early.close()
-        await late.close()
-
-    async def test_a_watch_from_a_future_revision_starts_there(self, subject: Subject):
-        start = await revision(subject)
-        watching = await subject.watch(start + 2)
-        await put(subject, "a", "unseen")
-        last = await put(subject, "a", "seen")
-        assert [change.revision for change in flat(await seen_until(watching, last))] == [last]
-        await watching.close()
-
-    async def test_changes_that_were_refused_or_void_are_not_told(self, subject: Subject):
-        start = await put(subject, "a")
-        watching = await subject.watch(start + 1)
-        await subject.txn(Txn((Compare("a", Target.MOD, 1),), (Put("a", "x"),), ()))
-        await subject.txn(Txn((), (Delete("none"),), ()))
-        last = await put(subject, "b")
-        assert [change.now.key for change in flat(await seen_until(watching, last))] == ["b"]
-        await watching.close()
-
-    async def test_an_expired_lease_is_told_as_deletions_with_the_values_before(self, subject: Subject):
-        lease = await subject.grant(subject.min_ttl_s)
-        mod = await put(subject, "a", "mine", lease)
-        watching = await subject.watch(mod + 1)
-        await subject.advance(subject.min_ttl_s + EXPIRY_SLACK_S)
-        (change,) = flat(await seen_until(watching, mod + 1))
-        assert change == Change(mod + 1, KeyValue("a", "", 0), KeyValue("a", "mine", mod, mod, lease))
-        await watching.close()
-
-    async def test_a_watch_from_a_compacted_revision_says_so(self, subject: Subject):
-        first = await put(subject, "a", "1")
-        await put(subject, "a", "2")
-        last = await put(subject, "a", "3")
-        await subject.compact(last)
-        watching = await subject.watch(first)
-        assert await watching.next() == Compacted(last)
-        await watching.close()
-        assert (await keys(subject))["a"].value == "3"
-
-    async def test_a_watch_that_runs_or_starts_after_the_compaction_is_not_touched_by_it(
-        self, subject: Subject
-    ):
-        start = await put(subject, "a", "1")
-        running = await subject.watch(start + 1)
-        before = await put(subject, "a", "2")
-        assert flat(await seen_until(running, before))
-        await subject.compact(before)
-        fresh = await subject.watch(before + 1)
-        last = await put(subject, "a", "3")
-        assert [change.revision for change in flat(await seen_until(running, last))] == [last]
-        assert [change.revision for change in flat(await seen_until(fresh, last))] == [last]
-        await running.close()
-        await fresh.close()
 
 
 class LeaderChangeContract:

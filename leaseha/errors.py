@@ -62,7 +62,7 @@ class Problem:
 class ConfigError(UsageError):
     """A configuration was refused; nothing was changed. All faults of a file are reported together.
 
-    `key`, `value` and `remedy` are those of the first problem; `problems` has them all, in file order.
+    `key`, `value` and `remedy` are those of the first problem; `problems` has them all.
     `str()` is one line for each problem, after `source` if there is one.
     """
 

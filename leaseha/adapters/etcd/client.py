@@ -65,6 +65,8 @@ class EtcdClient:
         self._ring = Ring(self._connect())
         self._token = Token(user, self._members_in_turn, clock)
         self._highest = 0
+        self.page_keys = PAGE_KEYS
+        """How many keys `read_all` asks for at once."""
         self._denied = ""
         self._tasks: set[asyncio.Task[None]] = set()
         if user is not None:
@@ -187,7 +189,7 @@ class EtcdClient:
         head: Head | None = None
         after = b""
         while True:
-            request = self._prefix.page(after, head.revision if head else 0, PAGE_KEYS)
+            request = self._prefix.page(after, head.revision if head else 0, self.page_keys)
             page = await self._range(request, end.left_ns(self._clock()) / NS_PER_S)
             head = head or head_of(page.header)
             keys += [self._prefix.pair(kv) for kv in page.kvs]

@@ -1,0 +1,296 @@
+"""The routes of restic's REST protocol, versions 1 and 2: parse, ask the gate, call the store, answer.
+
+No file is touched here. The order of an upload is what the repository promises: enter the gate; take the
+body, hashing, writing and teeing it; compare the hash; fsync; look at deadline and token; rename; fsync the
+directory; wait for the copies; look at deadline and token again; 200.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from leaseha.repository import paths
+from leaseha.repository.exchange import BadBodyError, ClientGoneError, Exchange
+from leaseha.repository.gate import Gate, GateClosedError, Pass
+from leaseha.repository.http import parse_range
+from leaseha.repository.paths import Address, Kind
+from leaseha.repository.replicate import Replicator
+from leaseha.repository.store import ConflictError, Entry, Store, Upload, WrongHashError
+
+log = logging.getLogger(__name__)
+access: Final = logging.getLogger("leaseha.repository.access")
+
+V1: Final = "application/vnd.x.restic.rest.v1"
+V2: Final = "application/vnd.x.restic.rest.v2"
+_PIECE: Final = 256 * 1024
+_MAX_CONFIG: Final = 64 * 1024
+_MAX_OBJECT: Final = 4 * 1024 * 1024 * 1024
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_BROKEN: Final = frozenset(
+    {errno.EIO, errno.EROFS, errno.EUCLEAN if hasattr(errno, "EUCLEAN") else errno.EIO}
+)
+_PLAIN: Final = ("Content-Type", "text/plain; charset=utf-8")
+_BINARY: Final = ("Content-Type", "application/octet-stream")
+
+
+class RefusedError(Exception):
+    """The answer is this status, with this sentence."""
+
+    def __init__(self, status: int, why: str) -> None:
+        super().__init__(why)
+        self.status = status
+
+
+@dataclass(slots=True)
+class Counters:
+    """What was done since the process started. Guarded by the lock of `App`."""
+
+    requests: int = 0
+    unready: int = 0
+    """Answered 503 since the gate was closed."""
+    uploads: int = 0
+    """Acknowledged with 200."""
+    deletes: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    faults: int = 0
+    """Times that the disk refused."""
+
+
+class App:
+    """Answers one exchange; used by many threads."""
+
+    def __init__(
+        self,
+        gate: Gate,
+        store: Store,
+        replicator: Replicator,
+        *,
+        depth: int = paths.DEPTH,
+        append_only: bool = False,
+        disk_fault: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """`disk_fault` hears of I/O errors and failed fsyncs: the node should then let others serve."""
+        self._gate = gate
+        self._store = store
+        self._replicator = replicator
+        self._depth = depth
+        self._append_only = append_only
+        self._disk_fault = disk_fault
+        self._lock = threading.Lock()
+        self._buffers = threading.local()
+        self.counters = Counters()
+
+    def handle(self, exchange: Exchange) -> None:
+        """Exactly one answer, or ClientGoneError or BadBodyError when none is possible. One log line."""
+        begun = time.monotonic()
+        try:
+            self._guarded(exchange)
+        except (ClientGoneError, BadBodyError) as gone:
+            exchange.note = str(gone)
+            raise
+        finally:
+            self._account(exchange, time.monotonic() - begun)
+
+    def _guarded(self, exchange: Exchange) -> None:
+        try:
+            admitted = self._gate.enter()
+            exchange.allowed = admitted.check
+            self._route(exchange, admitted)
+        except GateClosedError as closed:
+            # Never 404, 403 or 401 here: clients take those for the truth about the repository.
+            exchange.allowed = lambda: None
+            _refuse(exchange, 503, str(closed), ("Retry-After", "1"))
+        except RefusedError as refused:
+            self._refuse_admitted(exchange, refused.status, str(refused))
+        except OSError as trouble:
+            self._refuse_admitted(exchange, *self._disk_trouble(exchange, trouble))
+        except (ClientGoneError, BadBodyError):
+            raise
+        except Exception as unexpected:  # noqa: BLE001 - the border: a defect must not take the process along
+            where = traceback.extract_tb(unexpected.__traceback__)[-1]
+            log.error(  # noqa: TRY400 - where it happened is enough; tracebacks are not for operators
+                "defect: %s: %s (%s:%s)", type(unexpected).__name__, unexpected, where.filename, where.lineno
+            )
+            exchange.keep_alive = False
+            self._refuse_admitted(exchange, 500, "internal error")
+
+    def _refuse_admitted(self, exchange: Exchange, status: int, why: str) -> None:
+        """An error is an answer too: not given by a server whose gate has closed meanwhile."""
+        if exchange.status:
+            raise ClientGoneError(f"after the answer: {why}")
+        try:
+            _refuse(exchange, status, why)
+        except GateClosedError as closed:
+            exchange.allowed = lambda: None
+            _refuse(exchange, 503, str(closed), ("Retry-After", "1"))
+
+    def _disk_trouble(self, exchange: Exchange, trouble: OSError) -> tuple[int, str]:
+        what = f"{errno.errorcode.get(trouble.errno or 0, 'error')}: {trouble.strerror or trouble}"
+        log.error("disk: %s, for %s %r", what, exchange.request.method, exchange.request.target[:120])
+        with self._lock:
+            self.counters.faults += 1
+        if trouble.errno in _FULL:
+            return 507, "no space left"
+        if trouble.errno in _BROKEN:
+            self._disk_fault(what)
+        return 500, "the disk refused"
+
+    # ---- routes
+
+    def _route(self, exchange: Exchange, admitted: Pass) -> None:
+        address = paths.parse(exchange.request.target, self._depth)
+        if address is None:
+            raise RefusedError(404, "nothing can be here")
+        method = exchange.request.method
+        if address.kind is None:
+            self._repository(exchange, admitted, address)
+        elif address.kind is not Kind.CONFIG and not address.name:
+            if method != "GET":
+                raise RefusedError(405, "a folder can be listed, nothing else")
+            self._list(exchange, address)
+        elif method == "POST":
+            self._upload(exchange, admitted, address)
+        elif method == "DELETE":
+            self._delete(exchange, admitted, address)
+        else:
+            self._read(exchange, address)
+
+    def _repository(self, exchange: Exchange, admitted: Pass, address: Address) -> None:
+        if exchange.request.method != "POST":
+            raise RefusedError(405, "a repository as a whole can be created, nothing else")
+        if not address.create:
+            raise RefusedError(400, "only ?create=true is known here")
+        admitted.check_directory()
+        self._store.create(address.repo)
+        admitted.check_directory()
+        exchange.answer(200)
+
+    def _list(self, exchange: Exchange, address: Address) -> None:
+        # The header is compared whole, as every known client sends it and rest-server does.
+        with_sizes = exchange.request.fields.get(b"accept") == V2.encode()
+        entries = [one for one in self._store.entries(address) if self._visible(address, one.name)]
+        exchange.answer(
+            200, _listing(entries, with_sizes=with_sizes), ("Content-Type", V2 if with_sizes else V1)
+        )
+
+    def _read(self, exchange: Exchange, address: Address) -> None:
+        try:
+            stored = self._store.open(address)
+        except (FileNotFoundError, NotADirectoryError) as missing:
+            raise RefusedError(404, "no such object") from missing
+        with stored:
+            if not self._visible(address, address.name):
+                raise RefusedError(404, "no such object")
+            ranged = exchange.request.fields.get(b"range")
+            if exchange.request.method == "HEAD":
+                exchange.answer_head(200, stored.size, _BINARY, ("Accept-Ranges", "bytes"))
+            elif ranged is None or (stored.size == 0 and parse_range(ranged, 0)):
+                exchange.answer_file(200, stored.fd, 0, stored.size, _BINARY, ("Accept-Ranges", "bytes"))
+            elif piece := parse_range(ranged, stored.size):
+                offset, count = piece
+                where = f"bytes {offset}-{offset + count - 1}/{stored.size}"
+                exchange.answer_file(206, stored.fd, offset, count, _BINARY, ("Content-Range", where))
+            else:
+                exchange.answer(
+                    416, b"not within the object\n", _PLAIN, ("Content-Range", f"bytes */{stored.size}")
+                )
+
+    def _upload(self, exchange: Exchange, admitted: Pass, address: Address) -> None:
+        most = _MAX_CONFIG if address.kind is Kind.CONFIG else _MAX_OBJECT
+        if exchange.request.length > most:
+            raise RefusedError(413, "too large for an object")
+        admitted.check_directory()
+        exchange.ready_for_body()
+        length = None if exchange.request.chunked else exchange.request.length
+        upload = self._store.begin(address, admitted.mark, length)
+        copies = self._replicator.upload(address, admitted.mark)
+        try:
+            self._take_body(exchange, most, upload.write, copies.write)
+            _publish(upload, admitted)
+            copies.commit()
+        except BaseException:
+            copies.abort()
+            raise
+        finally:
+            upload.abort()
+        admitted.check_directory()
+        exchange.answer(200)
+        with self._lock:
+            self.counters.uploads += 1
+
+    def _take_body(self, exchange: Exchange, most: int, *sinks: Callable[[memoryview], None]) -> None:
+        view: memoryview | None = getattr(self._buffers, "view", None)
+        if view is None:
+            view = self._buffers.view = memoryview(bytearray(_PIECE))
+        while count := exchange.body.read_into(view):
+            if exchange.body.received > most:
+                raise RefusedError(413, "too large for an object")
+            for sink in sinks:
+                sink(view[:count])
+
+    def _delete(self, exchange: Exchange, admitted: Pass, address: Address) -> None:
+        if self._append_only and address.kind is not Kind.LOCKS:
+            raise RefusedError(403, "this repository is append-only")
+        admitted.check_directory()
+        self._store.delete(address)
+        self._replicator.delete(address, admitted.mark)
+        admitted.check_directory()
+        exchange.answer(200)
+        with self._lock:
+            self.counters.deletes += 1
+
+    def _visible(self, address: Address, name: str) -> bool:
+        return self._replicator.visible(Address(address.repo, address.kind, name))
+
+    def _account(self, exchange: Exchange, took_s: float) -> None:
+        with self._lock:
+            count = self.counters
+            count.requests += 1
+            count.bytes_in += exchange.body.received
+            count.bytes_out += exchange.sent
+            count.unready += exchange.status == 503
+        if access.isEnabledFor(logging.INFO):
+            access.info(
+                '%s "%s %s" %s in=%d out=%d %.1fms%s',
+                exchange.connection.peer,
+                exchange.request.method,
+                exchange.request.target[:200].decode("ascii", "backslashreplace"),
+                exchange.status or "no answer",
+                exchange.body.received,
+                exchange.sent,
+                took_s * 1e3,
+                f" ({exchange.note})" if exchange.note else "",
+            )
+
+
+def _publish(upload: Upload, admitted: Pass) -> None:
+    try:
+        upload.verify()
+        upload.publish(admitted.check_directory)
+    except WrongHashError as wrong:
+        raise RefusedError(400, str(wrong)) from wrong
+    except ConflictError as conflict:
+        raise RefusedError(403, str(conflict)) from conflict
+
+
+def _refuse(exchange: Exchange, status: int, why: str, *fields: tuple[str, str]) -> None:
+    exchange.note = why
+    exchange.answer(status, f"{why}\n".encode(), _PLAIN, *fields)
+
+
+def _listing(entries: list[Entry], *, with_sizes: bool) -> bytes:
+    """JSON; an empty list is `[]`, never `null`."""
+    if with_sizes:
+        return json.dumps(
+            [{"name": one.name, "size": one.size} for one in entries], separators=(",", ":")
+        ).encode()
+    return json.dumps([one.name for one in entries], separators=(",", ":")).encode()

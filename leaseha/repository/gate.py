@@ -1,0 +1,148 @@
+"""What refuses a request without the live token: the gate.
+
+The agent gives words, `(token, epoch, deadline)`. A request enters only while a word is live, and looks
+again immediately before each answer: so nothing is acknowledged after the deadline, however long the disk
+took. Writes also compare the token with the one kept in the data directory, immediately before they rename
+and before they acknowledge.
+
+Not promised: that the last look and the act are one. A process frozen between the two and thawed later does
+that one rename late. In a directory that several nodes see, this is check-then-act: harmless for objects
+(their name is their hash, and the file was complete), a late delete of a client that has long retried
+otherwise. Replication closes it: each node then has a directory of its own, and a standby that stored a
+higher token answers 409 to whatever a late holder sends.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from leaseha.core.values import Instant
+from leaseha.repository.tokens import Mark, TokenLedger, TokenTooOldError
+
+
+def now() -> Instant:
+    """This moment by the two clocks that a deadline is measured by."""
+    return Instant(
+        time.clock_gettime_ns(time.CLOCK_BOOTTIME), time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW)
+    )
+
+
+class GateClosedError(Exception):
+    """Nothing may be served or acknowledged now; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """The right to serve: under this token, until this moment."""
+
+    mark: Mark
+    deadline: Instant
+
+
+class Gate:
+    """Open under one word at most. Words come from one thread; passes are used by many.
+
+    The word is one attribute that is replaced whole, so readers need no lock.
+    """
+
+    def __init__(
+        self,
+        ledger: TokenLedger,
+        clock: Callable[[], Instant] = now,
+        superseded: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`superseded` is called, from any thread, when a higher token was found and the gate closed."""
+        self._ledger = ledger
+        self._clock = clock
+        self._superseded = superseded
+        self._word: Word | None = None
+        self._why_closed = "not serving"
+        self._entering = False
+
+    def open(self, word: Word) -> None:
+        """Requests may enter. The token is durable before this returns.
+
+        Raises TokenTooOldError, GateClosedError when the deadline has passed, OSError when the token cannot
+        be stored; the gate is closed then.
+        """
+        self.close("opening")
+        self._ledger.store(word.mark)
+        if word.deadline.deadline_passed(self._clock()):
+            self._why_closed = "the deadline passed before the gate was open"
+            raise GateClosedError(self._why_closed)
+        self._word = word
+        self._entering = True
+
+    def extend(self, token: int, deadline: Instant) -> bool:
+        """Move the deadline, in either direction. False: closed, passed, or of another token: nothing changed."""
+        word = self._word
+        if word is None or word.mark.token != token or word.deadline.deadline_passed(self._clock()):
+            return False
+        self._word = Word(word.mark, deadline)
+        return True
+
+    def drain(self, why: str) -> None:
+        """Nothing new enters; who is in may finish until the deadline or `close`."""
+        self._why_closed = why
+        self._entering = False
+
+    def close(self, why: str) -> None:
+        """Nothing enters and no pass is good any more."""
+        self._why_closed = why
+        self._entering = False
+        self._word = None
+
+    @property
+    def word(self) -> Word | None:
+        """What the gate is open under; its deadline may have passed."""
+        return self._word
+
+    @property
+    def why_closed(self) -> str:
+        """The sentence for whoever is refused."""
+        return self._why_closed
+
+    def enter(self) -> Pass:
+        """Raises GateClosedError."""
+        word = self._word
+        if word is None or not self._entering:
+            raise GateClosedError(self._why_closed)
+        admitted = Pass(self, word.mark)
+        admitted.check()
+        return admitted
+
+    def check(self, mark: Mark) -> None:
+        """Raises GateClosedError unless the gate is open under `mark` and the deadline has not passed."""
+        word = self._word
+        if word is None or word.mark != mark:
+            raise GateClosedError(self._why_closed)
+        if word.deadline.deadline_passed(self._clock()):
+            raise GateClosedError("the deadline has passed")
+
+    def check_directory(self, mark: Mark) -> None:
+        """`check`, and the data directory has not seen a higher token. Raises GateClosedError."""
+        try:
+            self._ledger.check(mark)
+        except TokenTooOldError as old:
+            self.close(str(old))
+            self._superseded()
+            raise GateClosedError(str(old)) from old
+        self.check(mark)
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """A request that was let in, under the token of that moment."""
+
+    gate: Gate
+    mark: Mark
+
+    def check(self) -> None:
+        """Before any answer. Raises GateClosedError."""
+        self.gate.check(self.mark)
+
+    def check_directory(self) -> None:
+        """Before anything is changed, and before a change is acknowledged. Raises GateClosedError."""
+        self.gate.check_directory(self.mark)

@@ -1,0 +1,267 @@
+"""Where objects are kept, behind a small interface; and the one that keeps them in a directory.
+
+The directory is restic's own layout (`config`, `data/xx/`, `index/`, `keys/`, `locks/`, `snapshots/`, one
+folder a repository), so that `restic -r DIR` works on it, plus `.leaseha/` for what is ours. An upload is a
+temporary file on the same file system, hashed while it is written, fsynced, renamed to its name, and the
+directory fsynced; a failed one removes its own temporary and nothing else.
+
+Not promised: anything about the disk after a failed fsync. It is never tried again; the caller hears OSError.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol, Self
+
+from leaseha.repository.paths import Address, Kind, is_name
+from leaseha.repository.temporary import Temporaries, Temporary
+from leaseha.repository.tokens import Mark
+
+OURS: Final = ".leaseha"
+_HASH_PIECE: Final = 256 * 1024
+
+
+class ConflictError(Exception):
+    """There is one already, and it is different. Only a config can be: other names are hashes."""
+
+
+class WrongHashError(Exception):
+    """The bytes are not those that the name promises."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One object in a listing."""
+
+    name: str
+    size: int
+
+
+class StoredObject:
+    """An object that is open for reading. Use as a context manager."""
+
+    __slots__ = ("fd", "size")
+
+    def __init__(self, fd: int, size: int) -> None:
+        self.fd = fd
+        self.size = size
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        os.close(self.fd)
+
+
+class Upload(Protocol):
+    """An object on its way in. `publish` or `abort` ends it; `abort` after `publish` does nothing."""
+
+    def write(self, piece: memoryview) -> None:
+        """The next piece. Raises OSError."""
+
+    def verify(self) -> None:
+        """All pieces are here. Raises WrongHashError."""
+
+    def publish(self, allowed: Callable[[], None]) -> None:
+        """Durable under its name when this returns. `allowed` is called last before that and may raise.
+
+        Raises ConflictError, OSError, and what `allowed` raises; nothing is changed then.
+        """
+
+    def abort(self) -> None:
+        """Leave no trace; never raises."""
+
+
+class Store(Protocol):
+    """What the routes need. A method that finds nothing raises FileNotFoundError; disk trouble is OSError."""
+
+    def create(self, repo: tuple[str, ...]) -> None:
+        """Make a repository's folders; no error if they are there."""
+
+    def entries(self, address: Address) -> Iterator[Entry]:
+        """All objects of a kind, in no order; none if the repository does not exist."""
+
+    def open(self, address: Address) -> StoredObject:
+        """One object, for reading."""
+
+    def begin(self, address: Address, mark: Mark, size: int | None) -> Upload:
+        """A new upload; `size` in bytes if it is known."""
+
+    def delete(self, address: Address) -> None:
+        """Gone durably when this returns, also when it was not there."""
+
+
+class DirectoryStore:
+    """Objects as files under `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.temporaries = Temporaries(root / OURS / "tmp")
+
+    def create(self, repo: tuple[str, ...]) -> None:
+        """The folders that restic's own local layout has."""
+        base = self.root.joinpath(*repo)
+        _make_folders(base)
+        for kind in Kind:
+            if kind is not Kind.CONFIG:
+                (base / kind).mkdir(mode=0o700, exist_ok=True)
+        data = base / Kind.DATA
+        for number in range(256):
+            (data / f"{number:02x}").mkdir(mode=0o700, exist_ok=True)
+        fsync_folder(data)
+        fsync_folder(base)
+
+    def entries(self, address: Address) -> Iterator[Entry]:
+        """Files whose name is a hash, in the folder where they belong; whatever else lies there is not ours."""
+        folder = self._folder(address)
+        if address.kind is not Kind.DATA:
+            yield from _hashed_files(folder, "")
+            return
+        for part in _scan(folder):
+            if len(part.name) == 2 and part.is_dir():
+                yield from _hashed_files(Path(part.path), part.name)
+
+    def open(self, address: Address) -> StoredObject:
+        """Raises FileNotFoundError; IsADirectoryError for what is no file."""
+        fd = os.open(self._path(address), os.O_RDONLY | os.O_NOFOLLOW)
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(fd)
+            raise IsADirectoryError(errno.EISDIR, "not a file", address.label)
+        return StoredObject(fd, status.st_size)
+
+    def begin(self, address: Address, mark: Mark, size: int | None) -> Upload:
+        """Space for `size` bytes is reserved, so that a full disk is told before the body has come."""
+        return _FileUpload(self.temporaries.make(mark, size), self._path(address), address)
+
+    def delete(self, address: Address) -> None:
+        """Removal; a dated trash will take its place here."""
+        path = self._path(address)
+        try:
+            path.unlink()
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        fsync_folder(path.parent)
+
+    def _folder(self, address: Address) -> Path:
+        if address.kind is None:
+            raise ValueError("a repository is no object")
+        return self.root.joinpath(*address.repo, address.kind)
+
+    def _path(self, address: Address) -> Path:
+        folder = self._folder(address)
+        if address.kind is Kind.CONFIG:
+            return folder
+        if not is_name(address.name):
+            raise ValueError(f"not the name of an object: {address.name!r}")
+        return (
+            folder / address.name[:2] / address.name if address.kind is Kind.DATA else folder / address.name
+        )
+
+
+class _FileUpload:
+    """A temporary file that becomes `path`."""
+
+    def __init__(self, temporary: Temporary, path: Path, address: Address) -> None:
+        self._temporary = temporary
+        self._path = path
+        self._address = address
+        self._hash = hashlib.sha256()
+        self._done = False
+
+    def write(self, piece: memoryview) -> None:
+        self._hash.update(piece)
+        self._temporary.write(piece)
+
+    def verify(self) -> None:
+        digest = self._hash.hexdigest()
+        if self._address.kind is not Kind.CONFIG and digest != self._address.name:
+            raise WrongHashError(f"the bytes have the SHA-256 {digest}")
+
+    def publish(self, allowed: Callable[[], None]) -> None:
+        """An object that is there already is replaced by these verified bytes.
+
+        They are the same, unless the disk has spoilt the old ones: then this heals them. A config has no hash
+        for a name, so it is linked, which never replaces; the same bytes again are no conflict.
+        """
+        _make_folders(self._path.parent)
+        self._temporary.seal()
+        allowed()
+        if self._address.kind is Kind.CONFIG:
+            self._link_config()
+        else:
+            self._temporary.path.rename(self._path)
+            self._done = True
+        fsync_folder(self._path.parent)
+        self.abort()
+
+    def abort(self) -> None:
+        """Removes the temporary unless it has become the object; the other upload of this name is not ours."""
+        self._temporary.close(remove=not self._done)
+        self._done = True
+
+    def _link_config(self) -> None:
+        try:
+            self._path.hardlink_to(self._temporary.path)
+        except FileExistsError as exists:
+            if _file_hash(self._path) != self._hash.digest():
+                raise ConflictError("there is another config already") from exists
+            # Whoever wrote it may have died before it was on the disk; what we acknowledge must be.
+            fsync_file(self._path)
+
+
+def _file_hash(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def _scan(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Entries of a folder; none when it does not exist."""
+    try:
+        listing = os.scandir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    with listing:
+        yield from listing
+
+
+def _hashed_files(folder: Path, prefix: str) -> Iterator[Entry]:
+    for entry in _scan(folder):
+        if is_name(entry.name) and entry.name.startswith(prefix) and entry.is_file(follow_symlinks=False):
+            try:
+                yield Entry(entry.name, entry.stat(follow_symlinks=False).st_size)
+            except FileNotFoundError:  # deleted since
+                continue
+
+
+def _make_folders(folder: Path) -> None:
+    """`folder` and what misses above it, each durable in its parent."""
+    if folder.is_dir():
+        return
+    _make_folders(folder.parent)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    fsync_folder(folder.parent)
+
+
+def fsync_folder(folder: Path) -> None:
+    """The folder's entries are on the disk when this returns. Raises OSError."""
+    _fsync(folder, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def fsync_file(path: Path) -> None:
+    """The file's bytes are on the disk when this returns. Raises OSError."""
+    _fsync(path, os.O_RDONLY)
+
+
+def _fsync(path: Path, flags: int) -> None:
+    fd = os.open(path, flags)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -9,11 +9,13 @@ from typing import Final
 
 from leaseha.errors import ConfigError, Problem
 
-LONGEST_VALUE: Final = 80
+LONGEST_VALUE: Final = 200
 MOST_PROBLEMS: Final = 50
 """What lies beyond is counted, not shown: nobody reads a thousand lines before the first correction."""
 HIDDEN: Final = "(not shown)"
-_SECRET: Final = re.compile(r"(?i)(password|secret|token|passphrase)$")
+_SECRET: Final = re.compile(r"(?i)(password|passwd|passphrase|pass|pwd|secret|token)$")
+
+_IN_URL: Final = re.compile(r"//[^\n]*@")
 
 
 class Wrong(Exception):
@@ -117,8 +119,9 @@ def show(value: object) -> str:
 
 
 def quoted(text: str) -> str:
-    """Text in double quotes, with what cannot be seen escaped."""
-    safe = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text[: LONGEST_VALUE + 1])
+    """Text in double quotes; what cannot be seen is escaped, a user and password in a URL is left out."""
+    bare = _IN_URL.sub(f"//{HIDDEN}@", text)[: LONGEST_VALUE + 1]
+    safe = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in bare)
     return '"' + _shorten(safe.replace('"', '\\"')) + '"'
 
 

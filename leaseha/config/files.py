@@ -82,10 +82,11 @@ def _read(faults: Faults, key: str, path: Path, largest: int) -> bytes | None:
     except (OSError, ValueError) as e:
         faults.add(key, shown, f"cannot be opened ({getattr(e, 'strerror', None) or e}): name a regular file")
         return None
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        faults.add(key, shown, "is no regular file: name one")
+        return None
     with os.fdopen(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            faults.add(key, shown, "is no regular file: name one")
-            return None
         try:
             raw = file.read(largest + 1)
         except OSError as e:

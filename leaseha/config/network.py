@@ -209,10 +209,7 @@ def _split(value: object, example: str) -> SplitResult:
     if parts.scheme not in ("http", "https") or not parts.netloc or not parts.hostname:
         raise Wrong(f"write a URL that begins with http:// or https://, such as {example}")
     if "@" in parts.netloc:
-        raise Wrong(
-            f"write the URL without user and password, such as {example}: secrets stand in files",
-            "(not shown)",
-        )
+        raise Wrong(f"write the URL without user and password, such as {example}: secrets stand in files")
     if parts.query or parts.fragment or "?" in value or "#" in value:
         raise Wrong(f'write the URL without "?" and "#", such as {example}')
     return parts

@@ -105,6 +105,13 @@ class Service:
         if self.bound and (self._renewing is None or self._renewing.done()):
             self._renewing = asyncio.get_running_loop().create_task(self._renew())
 
+    async def take_down(self) -> None:
+        """At the end of the process, whatever is still up: gate and addresses off. Raises as `act` does."""
+        if self.parts.repository is not None:
+            await self.parts.repository.stop(0.0)
+        if self.bound:
+            await self._unbind()
+
     def give_up(self) -> None:
         """Nothing may be served from now on (the frames that are still to come are not sent)."""
         self.deadline = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -44,9 +45,7 @@ class StatusServer:
     async def listen_unix(self, path: Path) -> None:
         """Listen on a unix socket, instead of whoever left one there. Raises `OperationalError`."""
         try:
-            path.unlink(missing_ok=True)
-            server = await asyncio.start_unix_server(self._serve, path)
-            path.chmod(0o660)
+            server = await asyncio.start_unix_server(self._serve, sock=_unix_socket(path))
         except OSError as error:
             raise OperationalError(f"the status socket {path} cannot be opened: {error.strerror}") from error
         self._servers.append(server)
@@ -114,6 +113,19 @@ class StatusServer:
                 return _text(HTTPStatus.NOT_FOUND, "no such lease")
             return _text(HTTPStatus.OK, holder) if holder else _text(HTTPStatus.NOT_FOUND, "no holder")
         return _text(HTTPStatus.NOT_FOUND, "ask for /status, /livez, /readyz or /holder/LEASE")
+
+
+def _unix_socket(path: Path) -> socket.socket:
+    """A bound socket, for its owner and group only. Whoever held the path before is gone: the agent has the lock."""
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(str(path))
+        path.chmod(0o660)
+    except OSError:
+        listener.close()
+        raise
+    return listener
 
 
 def _text(status: HTTPStatus, text: str) -> tuple[int, str, bytes]:

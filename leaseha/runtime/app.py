@@ -1,0 +1,313 @@
+"""The composition root: from a configuration to a running agent, and to its orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import uuid
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from leaseha import __version__
+from leaseha.adapters import clock, route
+from leaseha.adapters.announce import Announcer
+from leaseha.adapters.conflict import Claim, ConflictWatch
+from leaseha.adapters.link import AddressChange, Link, LinkWatch
+from leaseha.adapters.vip import VipBinder
+from leaseha.config import Config, LeaseConfig, node_spec
+from leaseha.core import events, machine
+from leaseha.core.spec import NodeSpec
+from leaseha.core.values import NS_PER_S
+from leaseha.errors import InvariantBroken, LeasehaError, OperationalError
+from leaseha.runtime import report
+from leaseha.runtime.executor import Executor, Observer
+from leaseha.runtime.lock import AgentLock, make_folder, store_id
+from leaseha.runtime.operator import members_of
+from leaseha.runtime.pump import Pump
+from leaseha.runtime.service import Parts, Repository, Service
+from leaseha.runtime.status import Answers, StatusServer
+from leaseha.runtime.stores import EtcdStore, make_client
+from leaseha.runtime.wellness import Wellness
+
+STALLED_NS: Final = 5 * NS_PER_S
+"""A pump that has not advanced for this long (beyond its renewals) is not alive."""
+MEMBERS_EVERY_S: Final = 5.0
+EXIT_SETTLE_S: Final = 1.0
+LAYERS: Final = ("agent", "kernel: address lifetimes")
+"""The fence layers in force in this version, for status."""
+
+_log = logging.getLogger("leaseha.agent")
+
+
+@dataclass(slots=True)
+class Ended:
+    """How the agent ended."""
+
+    failure: str = ""
+
+
+class Agent:
+    """One node: made from its configuration, run to its end once."""
+
+    def __init__(self, config: Config, observer: Observer) -> None:
+        self.config = config
+        self._observer = observer
+        self._ended = Ended()
+        self._over = asyncio.Event()
+        self._members: list[dict[str, Any]] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._binders: dict[str, VipBinder] = {}
+        self._announcers: dict[str, Announcer] = {}
+        self._conflicts: list[ConflictWatch] = []
+        self._services: dict[str, Service] = {}
+        self._repositories: dict[str, Any] = {}
+
+    async def run(self) -> None:
+        """Until a stop is asked for and done. Raises `LeasehaError` for what makes the node unable to run."""
+        config = self.config
+        make_folder(config.runtime_dir, "the runtime directory (runtime_dir)")
+        lock = AgentLock(config.runtime_dir)
+        spec = self._spec()
+        store = EtcdStore(make_client(config))
+        self.pump = Pump(machine.initial(spec), self._execute, self._broken)
+        self.pump.attach(asyncio.get_running_loop())
+        for lease in config.leases:
+            await self._make_service(lease)
+        self._executor = Executor(store, self._services, self._observer, self.pump.give, self._stopped)
+        self._status = StatusServer(Answers(self.status, self._alive, self._ready, self._holder))
+        try:
+            await self._sweep()
+            await self._status.listen_unix(config.runtime_dir / "socket")
+            if config.status.listen is not None:
+                await self._status.listen_tcp(config.status.listen.host, config.status.listen.port)
+            self._catch_signals()
+            self._watch_surroundings(store)
+            self.pump.give(events.Started(clock.now()))
+            await self._over.wait()
+        finally:
+            await self._end(store)
+            del lock
+        if self._ended.failure:
+            raise OperationalError(self._ended.failure)
+
+    def stop(self) -> None:
+        """Ask for an orderly stop; asked twice it stays one."""
+        _log.info("stop asked for: letting go of everything")
+        self.pump.give(events.StopAsked(clock.now()))
+
+    # --- what the node is made of -------------------------------------------------------------------------
+
+    def _spec(self) -> NodeSpec:
+        config = self.config
+        address = str(config.node.address or "")
+        if not address and config.leases and config.node.interface is None:
+            source = route.facing(config.leases[0].vips[0].ip).source
+            address = str(source or "")
+        store = store_id(config.state_dir)
+        spec = node_spec(
+            config, store=store, incarnation=uuid.uuid4().hex, version=__version__, address=address
+        )
+        return replace(spec)
+
+    async def _make_service(self, lease: LeaseConfig) -> None:
+        interface = lease.interface or self.config.node.interface
+        if interface is None:
+            interface = route.facing(lease.vips[0].ip).interface
+        if interface not in self._binders:
+            self._binders[interface] = VipBinder(interface, self.config.cluster, warn=_warn)
+            self._announcers[interface] = Announcer(interface)
+        port = lease.repository.port if lease.repository is not None else 0
+        parts = Parts(
+            lease=lease.name,
+            vips=tuple(vip.ip for vip in lease.vips),
+            binder=self._binders[interface],
+            announcer=self._announcers[interface],
+            repository=await self._make_repository(lease),
+            port=port,
+        )
+        self._services[lease.name] = Service(parts, self._answered, self._lease_warning)
+
+    async def _make_repository(self, lease: LeaseConfig) -> Repository | None:
+        if lease.repository is None:
+            return None
+        from leaseha.runtime.repositories import WarmRepository
+
+        def failed(detail: str) -> None:
+            self.pump.give(events.ResourceFailed(clock.now(), lease.name, detail))
+
+        repository = WarmRepository(lease.name, lease.repository.path, failed)
+        await repository.ensure_running()
+        self._repositories[lease.name] = repository
+        return repository
+
+    async def _sweep(self) -> None:
+        vips = [vip.ip for lease in self.config.leases for vip in lease.vips]
+        for binder in self._binders.values():
+            swept = await binder.sweep_leftovers(vips)
+            for address in swept.removed:
+                _log.warning("removed a leftover of an earlier run: %s", address.ip)
+            for address in swept.foreign:
+                _log.warning(
+                    "%s is configured here by someone else: it will be taken over when held", address.ip
+                )
+
+    def _watch_surroundings(self, store: EtcdStore) -> None:
+        loop = asyncio.get_running_loop()
+        self._links = LinkWatch(self)
+        self._wellness = Wellness(self.config, self._binders_by_lease(), self._health_changed)
+        self._tasks = [
+            loop.create_task(self._links.run()),
+            loop.create_task(self._wellness.run()),
+            loop.create_task(self._ask_members(store)),
+        ]
+        for interface in self._binders:
+            watch = ConflictWatch(interface, self._claimed)
+            vips = [
+                ip
+                for s in self._services.values()
+                if s.parts.binder.interface == interface
+                for ip in s.parts.vips
+            ]
+            try:
+                watch.watch(vips)
+            except OperationalError as error:
+                _log.warning("foreign claims on VIPs of %s will not be noticed: %s", interface, error)
+            self._conflicts.append(watch)
+
+    def _binders_by_lease(self) -> dict[str, str]:
+        return {name: service.parts.binder.interface for name, service in self._services.items()}
+
+    # --- events from outside ------------------------------------------------------------------------------
+
+    def _catch_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+
+    def _answered(self, lease: str, serial: int, ok: bool) -> None:
+        self._executor.answered(lease, serial, ok)
+
+    def _health_changed(self, lease: str, penalty: int, ineligible: str) -> None:
+        self.pump.give(events.HealthChanged(clock.now(), lease, penalty, ineligible))
+
+    def _lease_warning(self, lease: str, text: str) -> None:
+        _log.warning("%s", text, extra={"lease": lease})
+
+    def on_link(self, link: Link) -> None:
+        """A link was found or changed: carrier checks, and announcements when it comes back."""
+        came_back = self._wellness.on_link(link)
+        if came_back:
+            self._doubt_all(link.name, f"link {link.name} is up again")
+
+    def on_link_gone(self, name: str) -> None:
+        """An interface vanished."""
+        self._wellness.on_link_gone(name)
+
+    def on_address(self, change: AddressChange) -> None:
+        """An address came or went; ours, while bound, went by someone else's hand."""
+        if change.present:
+            return
+        for name, service in self._services.items():
+            if service.bound and change.ip in service.parts.vips:
+                detail = f"{change.ip} was removed from {change.interface} by someone else"
+                self.pump.give(events.VipMissing(clock.now(), name, detail))
+
+    def on_gap(self) -> None:
+        """Changes may have been missed: look at every bound VIP."""
+        self._tasks.append(asyncio.get_running_loop().create_task(self._look_for_drift()))
+
+    async def _look_for_drift(self) -> None:
+        for binder in self._binders.values():
+            with contextlib.suppress(OperationalError):
+                for lease, vips in (await binder.missing()).items():
+                    detail = f"{', '.join(str(ip) for ip in vips)} is not there or does not work"
+                    self.pump.give(events.VipMissing(clock.now(), lease, detail))
+
+    def _claimed(self, claim: Claim) -> None:
+        for name, service in self._services.items():
+            if service.bound and claim.ip in service.parts.vips:
+                why = f"{claim.mac} claims {claim.ip}"
+                _log.warning("foreign claim heard: %s", why, extra={"lease": name})
+                self.pump.give(events.Doubt(clock.now(), name, why))
+
+    def _doubt_all(self, interface: str, why: str) -> None:
+        for name, service in self._services.items():
+            if service.parts.binder.interface == interface:
+                self.pump.give(events.Doubt(clock.now(), name, why))
+
+    async def _ask_members(self, store: EtcdStore) -> None:
+        """For `status`: what etcd's members say, asked now and then beside everything else."""
+        while True:
+            self._members = members_of(await store.client.status())
+            await asyncio.sleep(MEMBERS_EVERY_S)
+
+    # --- what is told -------------------------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """The status document of now."""
+        around = report.Surroundings(
+            version=__version__,
+            pid=os.getpid(),
+            source="agent",
+            fence_layers=LAYERS,
+            vips={lease.name: [str(vip) for vip in lease.vips] for lease in self.config.leases},
+            checks=self._wellness.results(),
+            etcd=self._members,
+        )
+        return report.document(self.pump.state, clock.now(), around)
+
+    def _alive(self) -> tuple[bool, str]:
+        quiet_ns = clock.now().boot_ns - self.pump.advanced_at.boot_ns
+        longest_ns = STALLED_NS + 2 * self.config.session.renew_every_ns
+        return quiet_ns < longest_ns, f"the pump advanced {quiet_ns // 1_000_000} ms ago"
+
+    def _ready(self) -> tuple[bool, str]:
+        well = report.proven(self.pump.state, clock.now())
+        return well, "the session is proven" if well else "the session is not proven"
+
+    def _holder(self, lease: str) -> str | None:
+        names = {one.name for one in self.config.leases}
+        return report.holder(self.pump.state, lease) if lease in names else None
+
+    # --- the end ------------------------------------------------------------------------------------------
+
+    def _execute(self, effect: Any) -> None:
+        self._executor.execute(effect)
+
+    def _stopped(self, failure: str) -> None:
+        self._ended.failure = failure
+        self._over.set()
+
+    def _broken(self, error: InvariantBroken) -> None:
+        _log.critical("an invariant is broken, this node stops holding: %s", error)
+        self._ended.failure = f"fault in leaseha: {error}"
+        self._over.set()
+
+    async def _end(self, store: EtcdStore) -> None:
+        """Everything off, whatever state it is in; then the rest, bounded."""
+        for service in self._services.values():
+            service.give_up()
+            with contextlib.suppress(LeasehaError, OSError):
+                await service.take_down()
+        if hasattr(self, "_executor"):
+            await self._executor.settle(EXIT_SETTLE_S)
+        for task in self._tasks:
+            task.cancel()
+        for watch in self._conflicts:
+            watch.close()
+        for repository in self._repositories.values():
+            await repository.close()
+        if hasattr(self, "_status"):
+            self._status.close()
+        await store.close()
+        for binder in self._binders.values():
+            binder.close()
+        for announcer in self._announcers.values():
+            announcer.close()
+
+
+def _warn(text: str) -> None:
+    _log.warning("%s", text)

@@ -1,0 +1,127 @@
+"""`leaseha check`: what is wrong with this node's configuration and surroundings. Looks, and changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from leaseha.adapters import clock, route
+from leaseha.adapters.etcd import known_bad
+from leaseha.config import Config
+from leaseha.core.records import NodeRecord, decode
+from leaseha.errors import OperationalError
+from leaseha.runtime.operator import ASK_TIMEOUT_S, etcd_of
+
+EVEN_NOTE = "an even number of members tolerates no more failures than one less"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing found. `grave`: the node cannot do its work so."""
+
+    grave: bool
+    text: str
+
+
+def examine(config: Config, *, offline: bool) -> list[Finding]:
+    """Everything found, the grave first. Never raises for what it finds."""
+    found = [Finding(grave=False, text=warning) for warning in config.warnings]
+    found += _machine(config)
+    if not offline:
+        found += asyncio.run(_cluster(config))
+    return sorted(found, key=lambda finding: not finding.grave)
+
+
+def _machine(config: Config) -> list[Finding]:
+    found = []
+    for lease in config.leases:
+        interface = lease.interface or config.node.interface
+        if interface is None:
+            for vip in lease.vips:
+                try:
+                    route.facing(vip.ip)
+                except OperationalError as error:
+                    found.append(Finding(grave=True, text=f"lease.{lease.name}.vips = {vip}: {error}"))
+        elif interface not in {name for _, name in socket.if_nameindex()}:
+            text = f"interface = {interface}: there is no such interface on this machine"
+            found.append(Finding(grave=True, text=text))
+        if lease.priority.get(config.node.name, 0) == 0:
+            text = f"lease.{lease.name}.priority has nothing (or 0) for {config.node.name}: it will never hold it"
+            found.append(Finding(grave=False, text=text))
+        if lease.repository is not None and not _writable(lease.repository.path):
+            text = f"lease.{lease.name}.repository.path = {lease.repository.path}: not a directory one can write to"
+            found.append(Finding(grave=True, text=text))
+    if os.geteuid() != 0 and not _may_set_addresses():
+        text = (
+            "this account may not set addresses: run the agent as root, or with CAP_NET_ADMIN and CAP_NET_RAW"
+        )
+        found.append(Finding(grave=False, text=text))
+    return found
+
+
+def _writable(path: Path) -> bool:
+    existing = path if path.exists() else path.parent
+    return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+
+
+def _may_set_addresses() -> bool:
+    """CAP_NET_ADMIN (12) and CAP_NET_RAW (13) are effective in this process."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            bits = int(line.split()[1], 16)
+            return bool(bits >> 12 & 1) and bool(bits >> 13 & 1)
+    return False
+
+
+async def _cluster(config: Config) -> list[Finding]:
+    found: list[Finding] = []
+    try:
+        async with etcd_of(config) as client:
+            before = clock.now()
+            _, keys = await client.read_all(ASK_TIMEOUT_S)
+            took_ms = (clock.now().boot_ns - before.boot_ns) / 1e6
+            for member in await client.status():
+                if member.why:
+                    found.append(Finding(grave=False, text=f"etcd {member.endpoint}: {member.why}"))
+                elif (bad := known_bad(member.version)) is not None:
+                    found.append(Finding(grave=False, text=f"etcd {member.endpoint} {member.version}: {bad}"))
+                at = f"etcd {member.endpoint}"
+                found.extend(Finding(grave=True, text=f"{at}: alarm {alarm}") for alarm in member.alarms)
+    except OperationalError as error:
+        return [Finding(grave=True, text=f"etcd.endpoints: {error}")]
+    if took_ms * 1e6 > config.session.ttl_ns / 4:
+        text = f"session.ttl = {config.session.ttl_ns / 1e9:g}s: one read of etcd took {took_ms:.0f} ms, over a quarter"
+        found.append(Finding(grave=False, text=text))
+    if len(config.etcd.endpoints) % 2 == 0:
+        found.append(
+            Finding(grave=False, text=f"etcd.endpoints: {len(config.etcd.endpoints)} members; {EVEN_NOTE}")
+        )
+    for kv in keys:
+        record = decode(NodeRecord, kv.value) if kv.key.startswith("nodes/") else None
+        if record is not None:
+            found += _against(config, record)
+    return found
+
+
+def _against(config: Config, other: NodeRecord) -> list[Finding]:
+    """Where this file and what another node published differ."""
+    found = []
+    if other.ttl_max_ns and other.ttl_max_ns != config.session.ttl_max_ns:
+        ours, theirs = config.session.ttl_max_ns / 1e9, other.ttl_max_ns / 1e9
+        text = (
+            f"session.ttl_max = {ours:g}s, but {theirs:g}s on {other.node}: it must be the same on all nodes"
+        )
+        found.append(Finding(grave=True, text=text))
+    for lease in config.leases:
+        digest = (other.digests or {}).get(lease.name, "")
+        vips, _, rest = lease.digest().partition(".")
+        if digest and digest.partition(".")[0] != vips:
+            text = f"lease.{lease.name}.vips differ from those on {other.node}: neither is a candidate for the other"
+            found.append(Finding(grave=True, text=text))
+        elif digest and digest.partition(".")[2] != rest:
+            text = f"lease.{lease.name} is defined otherwise on {other.node}: use the same file on every node"
+            found.append(Finding(grave=False, text=text))
+    return found

@@ -1,0 +1,221 @@
+"""What an operator does from outside of an agent: look at etcd, ask for a switchover, read the history."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from leaseha import __version__
+from leaseha.adapters import clock
+from leaseha.adapters.etcd import EtcdClient, MemberStatus
+from leaseha.config import Config, node_spec
+from leaseha.core import machine, records, trace
+from leaseha.core import view as views
+from leaseha.core.records import ClaimRecord, HistoryRecord, Hold, IntentRecord, Kind
+from leaseha.core.state import NodeState
+from leaseha.core.values import Committed, Compare, Head, KeyValue, Put, Target, Txn
+from leaseha.errors import AgentUnreachable, OperationalError, StoreUnavailable, SwitchoverFailed, UsageError
+from leaseha.runtime import report
+from leaseha.runtime.stores import make_client
+
+INTENT_TTL_S: Final = 60
+"""An intent that nobody obeyed vanishes by itself."""
+POLL_S: Final = 0.05
+ASK_TIMEOUT_S: Final = 5.0
+Keys = tuple[KeyValue, ...]
+
+
+@contextlib.asynccontextmanager
+async def etcd_of(config: Config) -> AsyncIterator[EtcdClient]:
+    """A client for the time of one command, proven to reach etcd. Raises `StoreError`."""
+    client = make_client(config)
+    try:
+        await client.wait_ready(ASK_TIMEOUT_S)
+        yield client
+    finally:
+        await client.close()
+
+
+def ask_agent(config: Config, path: str = "/status") -> Any:
+    """The agent's answer on its unix socket, decoded. Raises `AgentUnreachable`."""
+    return ask_socket(config.runtime_dir / "socket", path)
+
+
+def ask_socket(path: Path, target: str) -> Any:
+    """GET `target` from the HTTP server on a unix socket; JSON decoded, text otherwise."""
+    connection = http.client.HTTPConnection("localhost", timeout=ASK_TIMEOUT_S)
+    try:
+        connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.sock.settimeout(ASK_TIMEOUT_S)
+        connection.sock.connect(str(path))
+        connection.request("GET", target)
+        response = connection.getresponse()
+        body = response.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise AgentUnreachable(f"no agent answers on {path}: {error}") from error
+    finally:
+        connection.close()
+    if response.headers.get_content_type() == "application/json":
+        return json.loads(body)
+    return body.decode().strip()
+
+
+async def status_from_etcd(config: Config) -> dict[str, Any]:
+    """The status document as etcd alone tells it."""
+    async with etcd_of(config) as client:
+        head, keys = await client.read_all(ASK_TIMEOUT_S)
+        members = members_of(await client.status())
+    vips = {lease.name: [str(vip) for vip in lease.vips] for lease in config.leases}
+    around = report.Surroundings(__version__, 0, "etcd", (), vips, {}, members)
+    return report.document(_looked(config, head, keys), clock.now(), around)
+
+
+def members_of(members: tuple[MemberStatus, ...]) -> list[dict[str, Any]]:
+    """etcd's members as `status` shows them."""
+    return [
+        {
+            "endpoint": member.endpoint,
+            "version": member.version or None,
+            "leader": member.is_leader,
+            "trouble": member.why or ", ".join(member.alarms) or None,
+        }
+        for member in members
+    ]
+
+
+def _looked(config: Config, head: Head, keys: Keys) -> NodeState:
+    """A node's state that knows one look at etcd, and nothing else."""
+    state = machine.initial(node_spec(config, store="", incarnation="", version=__version__))
+    view = views.first_look(clock.now(), clock.wall_ms(), head.revision, keys)
+    return replace(state, view=view)
+
+
+async def history(config: Config, lease: str, limit: int) -> list[HistoryRecord]:
+    """The lease's last moves, oldest first."""
+    async with etcd_of(config) as client:
+        _, keys = await client.read_all(ASK_TIMEOUT_S)
+    found = [_history_of(kv, lease) for kv in keys]
+    return sorted((r for r in found if r is not None), key=lambda r: r.token)[-limit:]
+
+
+def _history_of(kv: KeyValue, lease: str) -> HistoryRecord | None:
+    prefix = records.history_key(lease, 0).rpartition("/")[0] + "/"
+    return records.decode(HistoryRecord, kv.value) if kv.key.startswith(prefix) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """How a switchover ended."""
+
+    lease: str
+    from_node: str
+    holder: str
+    token: int
+    gap_ms: int
+    trace_id: str
+
+
+async def switchover(config: Config, lease: str, target: str, by: str, timeout_s: float) -> Moved:
+    """Ask the holder to hand over, wait for the new holder's first answer.
+
+    Raises `UsageError` for an unknown target, `SwitchoverFailed` when it is refused or does not end in time.
+    """
+    if target and target not in config.lease(lease).priority:
+        known = ", ".join(sorted(config.lease(lease).priority))
+        raise UsageError(f"--to = {target}: not among the nodes of lease {lease} ({known})")
+    async with etcd_of(config) as client:
+        session = await client.grant(INTENT_TTL_S, ASK_TIMEOUT_S)
+        try:
+            held = await _put_intent(client, config, lease, target, by, session)
+            return await _await_move(client, lease, held, timeout_s)
+        finally:
+            await client.revoke(session)
+
+
+async def _put_intent(
+    client: EtcdClient, config: Config, lease: str, target: str, by: str, session: int
+) -> tuple[int, ClaimRecord]:
+    _, kv = await client.get(records.claim_key(lease))
+    claim = records.decode(ClaimRecord, kv.value) if kv.mod else None
+    if claim is None or claim.hold is not Hold.HELD:
+        raise SwitchoverFailed(f"lease {lease} has no holder that could hand it over (see `leaseha status`)")
+    if claim.node == target:
+        raise SwitchoverFailed(f"{target} holds lease {lease} already")
+    traceparent = trace.of_move(config.cluster, lease, kv.mod)
+    intent = IntentRecord(Kind.SWITCHOVER, by, kv.mod, target, f"switchover asked for by {by}", traceparent)
+    put = Put(records.intent_key(lease), records.encode(intent), session)
+    compare = Compare(records.claim_key(lease), Target.MOD, kv.mod)
+    outcome = await client.commit(Txn((compare,), (put,), ()), 0, int(ASK_TIMEOUT_S * 1e9))
+    if not isinstance(outcome, Committed):
+        raise SwitchoverFailed(
+            f"the request could not be written to etcd ({type(outcome).__name__.lower()}): ask again"
+        )
+    return kv.mod, claim
+
+
+async def _await_move(
+    client: EtcdClient, lease: str, held: tuple[int, ClaimRecord], timeout_s: float
+) -> Moved:
+    """Look until the move's line of history is complete. Bounded by `timeout_s`."""
+    token, old = held
+    where = f"lease {lease} is still with {old.node}"
+    try:
+        async with asyncio.timeout(timeout_s):
+            while True:
+                with contextlib.suppress(StoreUnavailable):
+                    _, keys = await client.read_all(ASK_TIMEOUT_S)
+                    found = {kv.key: kv for kv in keys}
+                    _refused(found, lease, token)
+                    moved, where = _moved(found, lease, token, old) or (None, where)
+                    if moved is not None:
+                        return moved
+                await asyncio.sleep(POLL_S)
+    except TimeoutError:
+        raise SwitchoverFailed(f"no outcome within {timeout_s:g} s: {where}") from None
+
+
+def _refused(found: dict[str, KeyValue], lease: str, token: int) -> None:
+    kv = found.get(records.intent_key(lease))
+    intent = records.decode(IntentRecord, kv.value) if kv is not None else None
+    if intent is not None and intent.answer and intent.token == token:
+        raise SwitchoverFailed(f"the holder refused: {intent.answer}")
+
+
+def _moved(
+    found: dict[str, KeyValue], lease: str, token: int, old: ClaimRecord
+) -> tuple[Moved | None, str] | None:
+    kv = found.get(records.claim_key(lease))
+    claim = records.decode(ClaimRecord, kv.value) if kv is not None else None
+    if kv is None or claim is None or kv.mod == token:
+        return None
+    line = found.get(records.history_key(lease, kv.mod))
+    entry = records.decode(HistoryRecord, line.value) if line is not None else None
+    if entry is None or not entry.answered:
+        return None, f"lease {lease} went to {claim.node or 'nobody'}, but its service has not answered"
+    if entry.to_node == old.node:
+        raise SwitchoverFailed(f"the target did not take lease {lease}: {old.node} serves it again")
+    return Moved(lease, old.node, entry.to_node, entry.token, entry.gap_ms, entry.trace_id), ""
+
+
+def known_lease(config: Config, name: str | None) -> str:
+    """The lease that is meant; it need not be named where there is one. Raises `UsageError`."""
+    names = [lease.name for lease in config.leases]
+    if name is None and len(names) == 1:
+        return names[0]
+    if name is None:
+        raise UsageError(f"LEASE is missing: there are {', '.join(names)}")
+    if name not in names:
+        raise UsageError(f"LEASE = {name}: there is no such lease, only {', '.join(names)}")
+    return name
+
+
+def no_status(error: OperationalError) -> str:
+    """One line for a status that neither agent nor etcd could give."""
+    return f"no agent runs here, and etcd gives no answer: {error}"

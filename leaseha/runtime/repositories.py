@@ -1,0 +1,103 @@
+"""The repository's process as a lease's resource: kept warm, started again when it died, given up when that fails."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import tenacity
+
+from leaseha.core.values import Instant
+from leaseha.errors import ResourceError
+from leaseha.repository.control import Answer, Notice, RepositoryError, RepositoryProcess
+
+_log = logging.getLogger("leaseha.repository")
+
+
+class WarmRepository:
+    """`failed(why)` is called when it stopped serving without being asked: it died, or its disk refused."""
+
+    def __init__(self, lease: str, path: Path, failed: Callable[[str], None]) -> None:
+        self._lease = lease
+        self._path = path
+        self._failed = failed
+        self._serving = False
+        self._closing = False
+        self._process = RepositoryProcess(path, self._heard)
+        self._restarting: asyncio.Task[None] | None = None
+
+    async def ensure_running(self) -> None:
+        """Up and warm. Raises `ResourceError`."""
+        if self._restarting is not None and not self._restarting.done():
+            await asyncio.wait({self._restarting})
+        if not self._process.running:
+            await self._start()
+
+    async def serve(self, vips: Sequence[str], port: int, token: int, epoch: int, deadline: Instant) -> None:
+        """Listen on the VIPs and open the gate under this token. Raises `ResourceError`."""
+        await self.ensure_running()
+        self._refused(await self._asked(self._process.serve(vips, port, token, epoch, deadline)))
+        self._serving = True
+
+    def extend(self, token: int, deadline: Instant) -> None:
+        """Move the deadline."""
+        self._process.extend(token, deadline)
+
+    async def stop(self, drain_s: float) -> None:
+        """Close the gate; when this returns, or raises, nothing can be acknowledged any more."""
+        self._serving = False
+        if self._process.running:
+            answer = await self._asked(self._process.stop(drain_s))
+            if answer.cut:
+                text = "%d requests were reset: they did not finish within the drain time"
+                _log.warning(text, answer.cut, extra={"lease": self._lease})
+
+    async def close(self) -> None:
+        """End the process."""
+        self._closing = True
+        self._serving = False
+        if self._restarting is not None:
+            self._restarting.cancel()
+        await self._process.close()
+
+    async def _asked(self, asking: object) -> Answer:
+        try:
+            return await asking  # type: ignore[misc, no-any-return]  # a coroutine of Answer
+        except RepositoryError as error:
+            raise ResourceError(f"repository of lease {self._lease}: {error}") from error
+
+    def _refused(self, answer: Answer) -> None:
+        if not answer.ok:
+            raise ResourceError(f"repository of lease {self._lease} ({self._path}): {answer.why}")
+
+    async def _start(self) -> None:
+        retries = tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception_type(ResourceError),
+            stop=tenacity.stop_after_attempt(3),
+            wait=tenacity.wait_exponential(multiplier=0.2, max=2.0),
+            reraise=True,
+        )
+        await retries(self._start_once)
+
+    async def _start_once(self) -> None:
+        self._refused(await self._asked(self._process.start()))
+
+    def _heard(self, notice: Notice) -> None:
+        was_serving = self._serving
+        if notice.kind in ("ended", "fault"):
+            self._serving = False
+            _log.error("repository %s: %s", notice.kind, notice.why, extra={"lease": self._lease})
+        elif was_serving:
+            _log.warning("repository stopped serving: %s", notice.why, extra={"lease": self._lease})
+        if was_serving and notice.kind != "closed":
+            self._failed(notice.why)
+        if notice.kind == "ended" and not self._closing and not was_serving:
+            self._restarting = asyncio.get_running_loop().create_task(self._warm_up())
+
+    async def _warm_up(self) -> None:
+        try:
+            await self._start()
+        except ResourceError as error:
+            _log.error("%s", error, extra={"lease": self._lease})

@@ -1,0 +1,95 @@
+"""Status and history as text for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from leaseha.core.records import HistoryRecord
+
+
+def status(found: dict[str, Any]) -> str:
+    """The status document as text."""
+    lines = [f"cluster {found['cluster']}, {_source(found)}"]
+    for name, lease in found["leases"].items():
+        lines += ["", *_lease(name, lease)]
+    lines += ["", *_etcd(found["etcd"])]
+    return "\n".join(lines)
+
+
+def _source(found: dict[str, Any]) -> str:
+    if found["source"] == "etcd":
+        return "as written in etcd: no agent runs here, so silence of others cannot be judged"
+    left = found["session"]["deadline_left_s"]
+    proven = f"proven for {left:.1f} s" if left is not None and left > 0 else "not proven"
+    return f"as node {found['node']} sees it (session {proven}; fence: {', '.join(found['fence_layers'])})"
+
+
+def _lease(name: str, lease: dict[str, Any]) -> list[str]:
+    holder = lease["holder"] or f"NO HOLDER ({lease['claim']})"
+    if lease["holder_silent"]:
+        holder += " (SILENT)"
+    facts = [f"token {lease['token']}" if lease["token"] else "no token"]
+    if lease["since_ms"]:
+        facts.append(f"since {when(lease['since_ms'])}")
+    if lease["deadline_left_s"] is not None:
+        facts.append(f"deadline in {lease['deadline_left_s']:.1f} s")
+    lines = [f"lease {name}: {holder}", f"  {', '.join(facts)}", f"  VIPs {', '.join(lease['vips'])}"]
+    if lease["reason"]:
+        lines.append(f"  moved because: {lease['reason']}")
+    rows = [
+        (str(rank), one["node"], str(one["priority"]), "candidate" if one["candidate"] else "no", one["why"])
+        for rank, one in enumerate(lease["candidates"], 1)
+    ]
+    lines += [f"  {line}" for line in columns([("", "node", "priority", "candidate", "why"), *rows])]
+    for check in lease["checks"]:
+        if check["healthy"] is False:
+            lines.append(f"  check {check['check']} fails: {check['detail']}")
+    if lease["note"]:
+        lines.append(f"  {lease['note']}")
+    return lines
+
+
+def _etcd(members: Sequence[dict[str, Any]]) -> list[str]:
+    if not members:
+        return ["etcd: not asked yet"]
+    return [
+        f"etcd {one['endpoint']}: {one['version'] or '?'}"
+        + (", leader" if one["leader"] else "")
+        + (f", TROUBLE: {one['trouble']}" if one["trouble"] else "")
+        for one in members
+    ]
+
+
+def history(moves: Sequence[HistoryRecord]) -> str:
+    """Moves as a table, oldest first."""
+    head = ("when", "move", "from", "to", "gap", "reason", "token", "trace")
+    rows = [
+        (
+            when(move.at_ms),
+            move.kind,
+            move.from_node or "-",
+            move.to_node,
+            f"{move.gap_ms} ms" if move.gap_ms >= 0 else "-",
+            move.reason,
+            str(move.token),
+            move.trace_id,
+        )
+        for move in moves
+    ]
+    return "\n".join(columns([head, *rows]))
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows as lines with aligned columns, two blanks between."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+
+
+def when(at_ms: int) -> str:
+    """Unix ms as UTC, to the ms."""
+    at = datetime.fromtimestamp(at_ms / 1000, tz=UTC)
+    return f"{at:%Y-%m-%d %H:%M:%S}.{at_ms % 1000:03d}Z"

@@ -111,6 +111,8 @@ def show(value: object) -> str:
     if isinstance(value, float | dt.date | dt.time):
         return str(value)
     if isinstance(value, Mapping):
+        if not value:
+            return "{}"
         return _shorten("{ " + ", ".join(f"{join('', str(k))} = ..." for k in list(value)[:6]) + " }")
     if isinstance(value, list):
         inner = ", ".join("[...]" if isinstance(v, list) else show(v) for v in value[:6])

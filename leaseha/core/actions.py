@@ -46,6 +46,7 @@ def _move_of(draft: Draft, lease: str, kind: str, reason: str) -> Move:
     """A move that begins at the claim as it is seen now."""
     seen = draft.view.claim(lease)
     record = seen.record
+    holding = placement.holding_session(draft, lease)
     from_node = ""
     if record is not None:
         from_node = record.node if record.hold is Hold.HELD else record.from_node
@@ -53,7 +54,7 @@ def _move_of(draft: Draft, lease: str, kind: str, reason: str) -> Move:
         kind=kind,
         reason=reason,
         trace=(record.traceparent if record is not None and record.hold is Hold.FREE else "")
-        or trace.of_move(draft.spec.cluster, lease, seen.mod),
+        or trace.of_move(draft.spec.cluster, lease, seen.mod, holding or draft.session.id),
         from_node=from_node,
     )
 
@@ -134,10 +135,8 @@ def fence(draft: Draft, lease: str) -> str:
     detail = state.lost
     if state.lost == "taken" and (record := draft.view.claim(lease).record) is not None:
         detail = f"claim is {record.hold.value} {record.node}".strip()
-    if not state.lost:
-        move = Move(Kind.FAILOVER, "", trace.of_move(draft.spec.cluster, lease, state.token))
-        draft.update(lease, move=move)
-    draft.update(lease, way=Way.NONE, mine=False)
+    traceparent = trace.of_move(draft.spec.cluster, lease, state.token, state.under)
+    draft.update(lease, way=Way.NONE, mine=False, move=Move(Kind.FAILOVER, "", traceparent))
     draft.republish = True
     sequence.go_down(draft, lease, drain=False)
     return detail
@@ -145,7 +144,7 @@ def fence(draft: Draft, lease: str) -> str:
 
 def _down(draft: Draft, lease: str, way: Way, kind: str, why: str, target: int, given: str = "") -> None:
     state = draft.leases[lease]
-    traceparent = given or trace.of_move(draft.spec.cluster, lease, state.token)
+    traceparent = given or trace.of_move(draft.spec.cluster, lease, state.token, state.under)
     move = Move(kind, why, traceparent, draft.spec.node, draft.at)
     draft.update(lease, way=way, target=target, tries=0, off_at=None, move=move)
     draft.republish = True

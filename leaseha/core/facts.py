@@ -173,7 +173,7 @@ def _lease_committed(draft: Draft, write: OwnWrite, name: str, revision: int) ->
             _now_mine(draft, name, revision, draft.view.claim(name).record)
             chronicle.note(draft, name, revision, answered=False)
         case "T14" if state.mine:
-            draft.update(name, token=revision, regate="gate" in state.up)
+            draft.update(name, token=revision, under=draft.session.id, regate="gate" in state.up)
 
 
 def _compared(write: OwnWrite, name: str) -> int:
@@ -186,7 +186,7 @@ def _now_mine(draft: Draft, name: str, token: int, record: ClaimRecord | None) -
     """A claim of ours is proven; if the lease left CLAIMING meanwhile, nothing is served under it."""
     if draft.leases[name].role is Role.CLAIMING:
         epoch = record.epoch if record is not None else 1
-        draft.update(name, mine=True, lost="", token=token, epoch=epoch)
+        draft.update(name, mine=True, lost="", token=token, epoch=epoch, under=draft.session.id)
 
 
 def refused(draft: Draft, write: OwnWrite, revision: int, reads: tuple[KeyValue, ...]) -> None:

@@ -65,6 +65,8 @@ class LeaseState:
     way: Way = Way.NONE
     token: int = 0
     """The `mod` of the own claim; kept after losing it, as the newest token that was ours."""
+    under: int = 0
+    """The session that the own claim names."""
     epoch: int = 1
     mine: bool = False
     """The claim names our session, proven; false as soon as anything says otherwise."""

@@ -358,9 +358,8 @@ def _ask(draft: Draft) -> bool:
         me = draft.spec.node
         wait_ms = draft.spec.lease_by_name[name].hold_down_ns // NS_PER_MS
         reason = f"{me} has the higher priority and was well for {wait_ms} ms"
-        intent = IntentRecord(
-            Kind.FAILBACK, me, mod, me, reason, trace.of_move(draft.spec.cluster, name, mod)
-        )
+        traceparent = trace.of_move(draft.spec.cluster, name, mod, placement.holding_session(draft, name))
+        intent = IntentRecord(Kind.FAILBACK, me, mod, me, reason, traceparent)
         txn = transactions.ask_for_failback(_own(draft), name, mod, intent)
         draft.update(name, asked_at=draft.at)
         _send(draft, "ask", txn, (), ())

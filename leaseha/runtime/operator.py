@@ -148,7 +148,7 @@ async def _put_intent(
         raise SwitchoverFailed(f"lease {lease} has no holder that could hand it over (see `leaseha status`)")
     if claim.node == target:
         raise SwitchoverFailed(f"{target} holds lease {lease} already")
-    traceparent = trace.of_move(config.cluster, lease, kv.mod)
+    traceparent = trace.of_move(config.cluster, lease, kv.mod, claim.session)
     intent = IntentRecord(Kind.SWITCHOVER, by, kv.mod, target, f"switchover asked for by {by}", traceparent)
     put = Put(records.intent_key(lease), records.encode(intent), session)
     compare = Compare(records.claim_key(lease), Target.MOD, kv.mod)

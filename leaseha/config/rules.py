@@ -11,6 +11,7 @@ from typing import Final
 from leaseha.config.durations import format_duration
 from leaseha.config.faults import Faults, join, quoted
 from leaseha.config.model import (
+    Carrier,
     CheckConfig,
     Config,
     IPAddress,
@@ -214,6 +215,9 @@ def _lease(config: Config, lease: LeaseConfig, faults: Faults) -> None:
                 f"{format_duration(check.every_ns)}, or raise every",
                 needs=(f"{_check_key(lease, check)}.every",),
             )
+        if check.name == "carrier" and not isinstance(check.probe, Carrier):
+            remedy = "this name is kept for the check of the link that each lease has: write another name"
+            faults.add(_check_key(lease, check), quoted(check.name), remedy)
     if name not in lease.priority:
         faults.warn(
             f"{path}.priority: has no entry for this node, {quoted(name)}, so it never holds the lease; add one, or "

@@ -8,7 +8,9 @@ import shutil
 import pytest
 
 from leaseha.adapters.etcd import EtcdClient, WatchBatch, WatchReread
-from leaseha.adapters.etcd.messages import rpc
+from leaseha.adapters.etcd.messages import Prefix, rpc
+from leaseha.adapters.etcd.watch import Stream
+from leaseha.adapters.etcd.wire import CallFailed
 from leaseha.core.values import NS_PER_MS, NS_PER_S, Committed, Delete, Put, Txn
 from tests.adapters.etcd_members import Members, needs_etcd
 from tests.adapters.relay import Relay
@@ -118,9 +120,10 @@ async def test_nothing_is_lost_nor_told_twice_while_members_freeze_and_die(three
             three.wait_listening(victim)
     done.set()
     assert await write_on > 10, "the writer had its turn"
-    last = await write(writer, "last")
+    last = await written_at_last(writer)
     await watched.until_revision(last)
-    assert watched.revisions == list(range(start + 1, last + 1)), f"seed {seed}"
+    told = watched.revisions
+    assert told == list(range(start + 1, told[-1] + 1)), f"seed {seed}"
     assert not any(isinstance(n, WatchReread) for n in watched.news)
     await watched.close()
 
@@ -136,6 +139,17 @@ async def keep_writing(client, done):
         # waits for a fact: the next write is due
         await asyncio.sleep(0.005)
     return committed
+
+
+async def written_at_last(client):
+    """Once there is a leader again; what was unknown before may have been written, too."""
+    async with asyncio.timeout(SOON_S):
+        while True:
+            outcome = await client.commit(Txn((), (Put("key", "last"),), ()), 1, NS_PER_S)
+            if isinstance(outcome, Committed):
+                return outcome.head.revision
+            # waits for a fact: there may be a leader by now
+            await asyncio.sleep(0.05)
 
 
 async def test_a_watch_leaves_a_member_that_falls_silent_behind_an_open_connection(three, made):
@@ -248,3 +262,26 @@ async def test_an_etcd_that_went_back_is_told_with_all_keys_as_they_are(one, mad
     await watched.until_revision(again)
     assert again < last
     await watched.close()
+
+
+async def test_a_response_that_is_newer_than_its_changes_does_not_move_the_place_to_go_on_from():
+    """A watch that catches up gets a thousand revisions at a time, under a header that names the newest."""
+    told = []
+    stream = Stream(Prefix("/leaseha/watch/"), 10, 7, told.append, None, SILENCE_S)
+    response = rpc.WatchResponse()
+    response.header.cluster_id, response.header.revision = 7, 5000
+    for revision in (10, 11):
+        response.events.add().kv.mod_revision = revision
+    stream._heard(response, floor=4000)
+    assert stream.next_revision == 12
+    assert told[0].head.revision == 11
+
+
+async def test_a_sign_of_life_from_a_member_that_lags_ends_the_stream():
+    stream = Stream(Prefix("/leaseha/watch/"), 10, 7, None, None, SILENCE_S)
+    life = rpc.WatchResponse(watch_id=-1)
+    life.header.revision = 99
+    stream._heard(life, floor=99)
+    assert stream.next_revision == 10, "it is no proof that all before it was told"
+    with pytest.raises(CallFailed, match="lags"):
+        stream._heard(life, floor=100)

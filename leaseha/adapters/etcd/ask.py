@@ -61,10 +61,11 @@ async def first_answer(
                 else:
                     ring.answered(attempt)
                     return answer
+        for attempt in running.values():
+            ring.failed(attempt, "no answer in time")
     finally:
-        for task, attempt in running.items():
+        for task in running:
             task.cancel()
-            attempt.member.trouble = attempt.member.trouble or "no answer in time"
     raise StoreUnavailable(f"no answer from etcd within {timeout_s:g} s ({ring.troubles()})")
 
 

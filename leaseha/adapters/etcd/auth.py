@@ -25,6 +25,8 @@ RENEW_EVERY_S: Final = 200.0
 """Before the 300 s after which etcd forgets a token that is not used."""
 
 ASK_TIMEOUT_S: Final = 1.0
+REFUSED_FOR_S: Final = 1
+"""A password that was wrong is not tried again for so long: each try costs etcd the hashing."""
 
 _log = logging.getLogger("leaseha.etcd")
 
@@ -53,6 +55,7 @@ class Token:
         self._value = ""
         self._generation = 0
         self._renewing: asyncio.Task[None] | None = None
+        self._refused: tuple[Instant, CallFailed] | None = None
 
     def metadata(self) -> Metadata:
         """What every call and stream carries."""
@@ -112,6 +115,8 @@ class Token:
             raise CallFailed(Verdict(Proof.DENIED, why))
         if self._generation != seen:
             return
+        if self._refused is not None and not self._refused[0].wait_over(self._clock()):
+            raise self._refused[1]
         if self._renewing is None or self._renewing.done():
             self._renewing = asyncio.create_task(self._ask_all(self._user), name="etcd token")
             self._renewing.add_done_callback(_note)
@@ -141,6 +146,7 @@ class Token:
                     self._set("")
                     return
                 if error.verdict.proof is Proof.DENIED:
+                    self._refused = (self._clock().plus(REFUSED_FOR_S * NS_PER_S), error)
                     raise
                 failure = error
             else:

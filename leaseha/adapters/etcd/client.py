@@ -33,6 +33,8 @@ READS_ANEW: Final = 3
 """How often a paged read starts over because its revision was compacted under it."""
 SILENCE_S: Final = 1.0
 CLOSE_TIMEOUT_S: Final = 1.0
+DRAIN_S: Final = 0.02
+"""gRPC tells the end of cancelled calls a little later, and into stderr if their loop is closed by then."""
 OLD_CHANNEL_GRACE_S: Final = 2.0
 
 _log = logging.getLogger("leaseha.etcd")
@@ -75,7 +77,7 @@ class EtcdClient:
     # --- start and end ------------------------------------------------------------------------------------
 
     async def wait_ready(self, timeout_s: float) -> Head:
-        """Until one member answers a linearizable read.
+        """Until one member answers a linearizable read; `timeout_s` and one second more at most.
 
         Raises:
             StoreUnavailable: none did within `timeout_s`; names each endpoint and its last reason.
@@ -88,7 +90,7 @@ class EtcdClient:
             reraise=True,
         )
         try:
-            return await retries(self.read_head, timeout_s=min(timeout_s, 2.0))
+            return await retries(self.read_head, timeout_s=min(timeout_s, 1.0))
         except StoreUnavailable:
             text = f"no etcd member answers a read within {timeout_s:g} s: {self._ring.troubles()}"
             raise StoreUnavailable(text) from None
@@ -110,6 +112,7 @@ class EtcdClient:
             task.cancel()
         closing = [asyncio.ensure_future(member.channel.close(None)) for member in self._ring.members]
         await asyncio.wait({*closing, *self._tasks}, timeout=CLOSE_TIMEOUT_S)
+        await asyncio.sleep(DRAIN_S)
 
     def _connect(self) -> list[Member]:
         credentials = self._tls.credentials() if self._tls else None

@@ -3,7 +3,7 @@
     load(path)              from a file           -> Config, or ConfigError with all problems
     parse(text)             from text
     node_spec(config, ...)  what the core is told
-    read_password(path)     etcd's password, read anew for each login
+    read_password(path)     etcd's password, from the file of its own
 
 `keys.py` is the table of keys; docs/configuration.md tells what each is for, and a test holds the two together.
 """

@@ -35,7 +35,7 @@ def check_files(config: Config, faults: Faults) -> None:
 
 
 def read_password(path: Path) -> str:
-    """The password in a file: its first line, the only one. Whoever connects to etcd reads it anew each time.
+    """The password in a file: its first and only line.
 
     Raises:
         ConfigError: the file cannot be read, is empty, or has a second line.

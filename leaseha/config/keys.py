@@ -99,7 +99,7 @@ ENDPOINTS: Final = _needed(
 PREFIX: Final = _given(
     "etcd.prefix", readers.matching(r"(?:/[A-Za-z0-9._-]{1,63}){1,8}", _PREFIX_RULE), '"/leaseha"'
 )
-CA: Final = _found("etcd.ca", readers.absolute_path, "the authorities that gRPC brings along")
+CA: Final = _found("etcd.ca", readers.absolute_path, "none: needed with https")
 CERT: Final = _found("etcd.cert", readers.absolute_path, "none: no client certificate is shown")
 KEY: Final = _found("etcd.key", readers.absolute_path, "none")
 USER: Final = _found("etcd.user", readers.text, "none: no login")

@@ -109,6 +109,7 @@ class EtcdConfig:
     endpoints: tuple[Endpoint, ...]
     prefix: str
     ca: Path | None
+    """Never None with https."""
     cert: Path | None
     key: Path | None
     user: str | None

@@ -114,6 +114,9 @@ def _etcd(config: Config, faults: Faults) -> None:
         if path is not None and kinds == {False}:
             remedy = "has no effect with http endpoints: write https in etcd.endpoints, or take this line out"
             faults.add(key, quoted(str(path)), remedy, needs=("etcd.endpoints",))
+    if etcd.ca is None and True in kinds:
+        remedy = 'is missing: with https say whom to trust, as in ca = "/etc/leaseha/etcd-ca.pem"'
+        faults.add("etcd.ca", "", remedy, needs=("etcd.ca", "etcd.endpoints"))
     _pair(faults, ("etcd.cert", etcd.cert), ("etcd.key", etcd.key), "a certificate and its private key")
     _pair(
         faults,

@@ -34,15 +34,19 @@ FILES = (
 )
 
 
-@pytest.fixture
-def files(tmp_path: pathlib.Path) -> pathlib.Path:
-    """A directory with certificates, keys, passwords and programs, good and bad ones."""
-    home = tmp_path / "files"
+def put_files(home: pathlib.Path) -> pathlib.Path:
+    """Certificates, keys, passwords and programs, good and bad ones, in a new directory."""
     home.mkdir()
     for name, text, mode in FILES:
         (home / name).write_text(text)
         (home / name).chmod(mode)
     return home
+
+
+@pytest.fixture
+def files(tmp_path: pathlib.Path) -> pathlib.Path:
+    """A directory with what a configuration may name."""
+    return put_files(tmp_path / "files")
 
 
 @pytest.fixture

@@ -6,11 +6,13 @@ import pathlib
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from leaseha.config import load
 from leaseha.errors import ConfigError, Problem
+from tests.config.conftest import put_files
 
 HERE = pathlib.Path(__file__).parent
 BAD = sorted((HERE / "bad").glob("*.toml"))
@@ -68,25 +70,41 @@ def test_each_problem_is_one_line_and_one_fault_gives_one_problem(path: pathlib.
     assert "hunter2" not in str(caught.value), "a secret is never shown"
 
 
-if HAS_CLI:  # the command line is above this package: where it is not installed there is nothing to try
+def check_all(folder: pathlib.Path) -> dict[str, tuple[list[tuple[str, str, str]], int, str]]:
+    """What `leaseha check` expects, exits with and says, by bad file; as many at a time as there are cores."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("LEASEHA_")}
 
-    @pytest.mark.parametrize("path", BAD, ids=ids)
-    def test_check_prints_it_without_a_traceback_and_exits_2(path: pathlib.Path, files: pathlib.Path):
-        copy, expected = placed(path, files)
-        environ = {name: value for name, value in os.environ.items() if not name.startswith("LEASEHA_")}
-
+    def run(path: pathlib.Path) -> tuple[list[tuple[str, str, str]], int, str]:
+        home = folder / path.stem
+        home.mkdir()
+        copy, expected = placed(path, put_files(home / "files"))
         done = subprocess.run(
             [sys.executable, "-m", "leaseha", "check", "--config", str(copy)],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=100,
             check=False,
             env=environ,
             cwd=HERE.parent.parent,
         )
+        return expected, done.returncode, done.stdout + done.stderr
 
-        said = done.stdout + done.stderr
-        assert done.returncode == 2, said
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        return dict(zip((path.stem for path in BAD), pool.map(run, BAD), strict=True))
+
+
+if HAS_CLI:  # the command line is above this package: where it is not installed there is nothing to try
+
+    @pytest.fixture(scope="module")
+    def checked(tmp_path_factory: pytest.TempPathFactory):
+        return check_all(tmp_path_factory.mktemp("checked"))
+
+    @pytest.mark.timeout(600)
+    @pytest.mark.parametrize("path", BAD, ids=ids)
+    def test_check_prints_it_without_a_traceback_and_exits_2(path: pathlib.Path, checked):
+        expected, code, said = checked[path.stem]
+
+        assert code == 2, said
         assert "Traceback" not in said
         for key, value, remedy in expected:
             assert any(key in line and value in line and remedy in line for line in said.splitlines()), said

@@ -28,7 +28,7 @@ from leaseha.runtime.lock import AgentLock, make_folder, store_id
 from leaseha.runtime.operator import members_of
 from leaseha.runtime.pump import Pump
 from leaseha.runtime.service import Parts, Repository, Service
-from leaseha.runtime.status import Answers, StatusServer
+from leaseha.runtime.status import STATUS_SOCKET, Answers, StatusServer
 from leaseha.runtime.stores import EtcdStore, make_client
 from leaseha.runtime.wellness import Wellness
 
@@ -80,7 +80,7 @@ class Agent:
         self._status = StatusServer(Answers(self.status, self._alive, self._ready, self._holder))
         try:
             await self._sweep()
-            await self._status.listen_unix(config.runtime_dir / "socket")
+            await self._status.listen_unix(config.runtime_dir / STATUS_SOCKET)
             if config.status.listen is not None:
                 await self._status.listen_tcp(config.status.listen.host, config.status.listen.port)
             self._catch_signals()

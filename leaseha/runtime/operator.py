@@ -23,6 +23,7 @@ from leaseha.core.state import NodeState
 from leaseha.core.values import Committed, Compare, Head, KeyValue, Put, Target, Txn
 from leaseha.errors import AgentUnreachable, OperationalError, StoreUnavailable, SwitchoverFailed, UsageError
 from leaseha.runtime import report
+from leaseha.runtime.status import STATUS_SOCKET
 from leaseha.runtime.stores import make_client
 
 INTENT_TTL_S: Final = 60
@@ -45,7 +46,7 @@ async def etcd_of(config: Config) -> AsyncIterator[EtcdClient]:
 
 def ask_agent(config: Config, path: str = "/status") -> Any:
     """The agent's answer on its unix socket, decoded. Raises `AgentUnreachable`."""
-    return ask_socket(config.runtime_dir / "socket", path)
+    return ask_socket(config.runtime_dir / STATUS_SOCKET, path)
 
 
 def ask_socket(path: Path, target: str) -> Any:

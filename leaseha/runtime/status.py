@@ -19,6 +19,8 @@ import h11
 
 from leaseha.errors import OperationalError
 
+STATUS_SOCKET: Final = "status.sock"
+"""Its name in the runtime directory."""
 HEAD_TIMEOUT_S: Final = 5.0
 CONNECTIONS_MAX: Final = 64
 

@@ -49,8 +49,11 @@ def test_what_is_left_out_has_its_default(good: str):
     assert config.warnings == ()
 
 
-def test_everything_that_can_be_set_is_read(good: str, files: pathlib.Path):
-    text = f"""
+EVERYTHING = """"""
+
+
+def test_everything_that_can_be_set_is_read(files: pathlib.Path):
+    text = EVERYTHING.replace("@FILES@", str(files))
 cluster = "prod.backup"
 runtime_dir = "/run/ha/"
 state_dir = "/var/lib/ha"

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import Final
 from urllib.parse import urlsplit
 
+from leaseha.errors import OperationalError
+
 _FIRST_PAUSE_S: Final = 0.25
 _PAUSE_GROWTH: Final = 1.5
 _LONGEST_PAUSE_S: Final = 5.0
@@ -17,7 +19,7 @@ _V2: Final = "application/vnd.x.restic.rest.v2"
 _TRY_AGAIN: Final = frozenset({408, 429, 500, 502, 503, 504, 507})
 
 
-class ClientError(Exception):
+class ClientError(OperationalError):
     """The backup cannot go on; the text is for a person."""
 
 

@@ -22,6 +22,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from leaseha.core.values import NS_PER_S, Instant
+from leaseha.errors import RepositoryError
+
+__all__ = ["Answer", "Notice", "RepositoryError", "RepositoryProcess", "RepositoryStatus"]
 
 START_S: Final = 15.0
 """How long a child may take to be ready; imports on a loaded machine are most of it."""
@@ -46,10 +49,6 @@ def decode(line: bytes) -> Message:
     if not isinstance(message, dict):
         raise ValueError("not an object")  # noqa: TRY004 - one error for all that is malformed
     return message
-
-
-class RepositoryError(Exception):
-    """The process could not be started, has ended, or does not answer. What it did is unknown; it is killed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import queue
 import select
 import socket
@@ -61,6 +62,8 @@ class Server:
         self._quiet = quiet
         self._lock = threading.Lock()
         self._epoll = select.epoll()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._wake, select.EPOLLIN)
         self._listeners: dict[int, socket.socket] = {}
         self._connections: dict[int, Connection] = {}
         self._work: queue.SimpleQueue[Connection | None] = queue.SimpleQueue()
@@ -124,6 +127,7 @@ class Server:
             self._ended = True
             for _ in range(self._workers):
                 self._work.put(None)
+        os.eventfd_write(self._wake, 1)
         self._watcher.join(timeout=2 * _SWEEP_S)
 
     # ---- the watcher's thread

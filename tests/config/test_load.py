@@ -49,11 +49,7 @@ def test_what_is_left_out_has_its_default(good: str):
     assert config.warnings == ()
 
 
-EVERYTHING = """"""
-
-
-def test_everything_that_can_be_set_is_read(files: pathlib.Path):
-    text = EVERYTHING.replace("@FILES@", str(files))
+EVERYTHING = """
 cluster = "prod.backup"
 runtime_dir = "/run/ha/"
 state_dir = "/var/lib/ha"
@@ -70,20 +66,20 @@ drift = 0.0005
 [etcd]
 endpoints = ["https://etcd-1.example:2379/", "https://[fd00::3]:2379", "https://10.0.0.3:2379"]
 prefix = "/ha/two"
-ca = "{files}/ca.pem"
-cert = "{files}/node.pem"
-key = "{files}/node.key"
+ca = "@FILES@/ca.pem"
+cert = "@FILES@/node.pem"
+key = "@FILES@/node.key"
 user = "ha"
-password_file = "{files}/password"
+password_file = "@FILES@/password"
 [lease.a]
 vips = ["192.168.0.50/24", "fd00::50/64", "10.9.9.9/32"]
-priority = {{ "Node-1.example" = 100, other = 0 }}
+priority = { "Node-1.example" = 100, other = 0 }
 failback = "off"
 hold_down = "1m30s"
 flap_budget = 1
 drain_timeout = "0s"
 interface = "eth1"
-repository = {{ path = "/srv//backups/" }}
+repository = { path = "/srv//backups/" }
 [lease.a.check.gw]
 ping = "192.168.0.1"
 weight = -60
@@ -95,7 +91,7 @@ timeout = "500ms"
 rise = 1
 fall = 9
 [lease.a.check.disk]
-script = ["{files}/program", "two words"]
+script = ["@FILES@/program", "two words"]
 effect = "ineligible"
 [lease.a.check.link]
 carrier = true
@@ -113,7 +109,10 @@ format = "json"
 [status]
 listen = "[::1]:9470"
 """
-    config = parse(text)
+
+
+def test_everything_that_can_be_set_is_read(files: pathlib.Path):
+    config = parse(EVERYTHING.replace("@FILES@", str(files)))
 
     assert config.runtime_dir == pathlib.Path("/run/ha")
     assert config.node.address == ipaddress.ip_address("fd00::2")

@@ -20,7 +20,7 @@ from leaseha.adapters.vip import VipBinder
 from leaseha.config import Config, LeaseConfig, node_spec
 from leaseha.core import events, machine
 from leaseha.core.spec import NodeSpec
-from leaseha.core.values import NS_PER_S
+from leaseha.core.values import NS_PER_MS, NS_PER_S
 from leaseha.errors import InvariantBroken, LeasehaError, OperationalError
 from leaseha.runtime import report
 from leaseha.runtime.executor import Executor, Observer
@@ -35,6 +35,8 @@ from leaseha.runtime.wellness import Wellness
 STALLED_NS: Final = 5 * NS_PER_S
 """A pump that has not advanced for this long (beyond its renewals) is not alive."""
 MEMBERS_EVERY_S: Final = 5.0
+LEAST_LEFT_NS: Final = 800 * NS_PER_MS
+"""A lifetime is at least 1 s, and reaches 200 ms past a deadline that is further away than this."""
 EXIT_SETTLE_S: Final = 1.0
 LAYERS: Final = ("agent", "kernel: address lifetimes")
 """The fence layers in force in this version, for status."""
@@ -127,6 +129,7 @@ class Agent:
             announcer=self._announcers[interface],
             repository=await self._make_repository(lease),
             port=port,
+            least_left_ns=LEAST_LEFT_NS if self.config.session.ttl_ns >= NS_PER_S else 0,
         )
         self._services[lease.name] = Service(parts, self._answered, self._lease_warning)
 
@@ -293,7 +296,9 @@ class Agent:
             with contextlib.suppress(LeasehaError, OSError):
                 await service.take_down()
         if hasattr(self, "_executor"):
-            await self._executor.settle(EXIT_SETTLE_S)
+            await self._executor.settle(LEAST_LEFT_NS: Final = 800 * NS_PER_MS
+"""A lifetime is at least 1 s, and reaches 200 ms past a deadline that is further away than this."""
+EXIT_SETTLE_S)
         for task in self._tasks:
             task.cancel()
         for watch in self._conflicts:

@@ -229,7 +229,7 @@ def toml(table: Mapping[str, Any], path: tuple[str, ...] = ()) -> str:
 
 def _key(name: str) -> str:
     bare = name.replace("-", "").replace("_", "").isalnum() and name.isascii()
-    return name if bare else json.dumps(name, ensure_ascii=False)
+    return name if bare else _text(name)
 
 
 def _value(value: Any) -> str:
@@ -237,7 +237,9 @@ def _value(value: Any) -> str:
         return "[" + ", ".join(_value(one) for one in value) + "]"
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{_key(k)} = {_value(v)}" for k, v in value.items()) + " }"
-    # JSON's strings, numbers and booleans are TOML's, but for DEL.
-    return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False).replace(
-        "\x7f", "\\u007F"
-    )
+    return _text(str(value)) if isinstance(value, str | Path) else json.dumps(value)
+
+
+def _text(value: str) -> str:
+    # JSON's strings are TOML's, but for DEL.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")

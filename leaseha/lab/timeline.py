@@ -64,7 +64,9 @@ def gaps(sent_ns: Sequence[int], answered_ns: Sequence[int]) -> list[Span]:
     """
     if not sent_ns:
         return []
-    edges = [min(sent_ns[0], *answered_ns[:1]), *answered_ns, max(sent_ns[-1], *answered_ns[-1:])]
+    first = min([sent_ns[0], *answered_ns[:1]])
+    last = max([sent_ns[-1], *answered_ns[-1:]])
+    edges = [first, *answered_ns, last]
     found = []
     for before, after in pairwise(edges):
         sent = bisect.bisect_left(sent_ns, after) - bisect.bisect_left(sent_ns, before)

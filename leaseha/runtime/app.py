@@ -296,9 +296,7 @@ class Agent:
             with contextlib.suppress(LeasehaError, OSError):
                 await service.take_down()
         if hasattr(self, "_executor"):
-            await self._executor.settle(LEAST_LEFT_NS: Final = 800 * NS_PER_MS
-"""A lifetime is at least 1 s, and reaches 200 ms past a deadline that is further away than this."""
-EXIT_SETTLE_S)
+            await self._executor.settle(EXIT_SETTLE_S)
         for task in self._tasks:
             task.cancel()
         for watch in self._conflicts:

@@ -40,8 +40,20 @@ async def members(trio):
 async def client(members, request):
     made = EtcdClient(members.endpoints, f"/leaseha/{request.node.name}/", silence_s=0.5)
     await made.wait_ready(20)
+    await all_well(made)
     yield made
     await made.close()
+
+
+async def all_well(client):
+    """Every member knows the leader and has something to say of itself."""
+    async with asyncio.timeout(SOON_S):
+        while True:
+            statuses = await client.status(1.0)
+            if all(s.leader_id and s.raft_term and s.db_bytes for s in statuses):
+                return
+            # waits for a fact: the member that was started last has joined
+            await asyncio.sleep(0.05)
 
 
 def write(value):

@@ -97,6 +97,7 @@ class Instrument(Tool):
         names: Sequence[str],
     ) -> None:
         self.file = log.with_suffix(".rec")
+        self.file.unlink(missing_ok=True)
         self.names = tuple(names)
         super().__init__(module, {**options, "file": str(self.file)}, sockets, log)
         self._reader = Reader(self.file)
@@ -166,10 +167,13 @@ class Prober(Instrument):
     ) -> tuple[str, int]:
         """(host, instant) of the first answer (of `by`) after an instant. Raises `LabError` after the timeout."""
         end = time.monotonic() + timeout_s
+        seen = 0
         while True:
-            answers = (r for r in self.records() if r.kind is Kind.ANSWER and r.subject == subject)
-            for record in answers:
-                if record.t_ns > after_ns and by in {None, self.name_of(record.who)}:
+            news = self.records()[seen:]
+            seen += len(news)
+            for record in news:
+                wanted = record.kind is Kind.ANSWER and record.subject == subject and record.t_ns > after_ns
+                if wanted and by in {None, self.name_of(record.who)}:
                     return self.name_of(record.who), record.t_ns
             self.require_running()
             if time.monotonic() > end:

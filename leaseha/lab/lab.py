@@ -89,6 +89,7 @@ class Lab:
         self._kept = directory
         self._prefix = f"lab{os.getpid()}-{next(_counter)}-" if prefix is None else prefix
         self._stack = contextlib.ExitStack()
+        self._measuring = contextlib.ExitStack()
         self._etcd: EtcdCluster | None = None
         self._prober: Prober | None = None
         self._direct: Prober | None = None
@@ -164,8 +165,11 @@ class Lab:
 
     def close(self) -> None:
         """End every process of the lab and remove what it made."""
-        stack, self._stack = self._stack, contextlib.ExitStack()
-        stack.close()
+        try:
+            self._measuring.close()
+        finally:
+            stack, self._stack = self._stack, contextlib.ExitStack()
+            stack.close()
         self.hosts.clear()
         self.nodes.clear()
 
@@ -272,13 +276,18 @@ class Lab:
     # Measuring
 
     def measure(self, *, period_ms: float = 1.0, direct_ms: float = 4.0, arp_ms: float = 4.0) -> Self:
-        """Start all instruments and wait until they measure: `prober`, `direct`, `arp`, `monitor`."""
+        """Start all instruments and wait until they measure: `prober`, `direct`, `arp`, `monitor`.
+
+        What they saw before, if they ran already, is dropped: a long campaign measures each run anew.
+        """
+        self._measuring.close()
+        keep = self._measuring
         vips = [vip.partition("/")[0] for vip in self.vips]
         nodes = [self.host(name) for name in self.node_names]
         names = list(self.node_names)
         observer = self.host("observer")
         folder = self.directory
-        self._responder = self._stack.enter_context(instruments.start_responder(folder / "responder.log"))
+        self._responder = keep.enter_context(instruments.start_responder(folder / "responder.log"))
         self._monitor = self._stack.enter_context(
             instruments.start_monitor(names, vips, folder / "monitor.log")
         )
@@ -287,12 +296,12 @@ class Lab:
         instruments.watch_on(self._monitor, running)
         log = folder / "prober.log"
         self._prober = instruments.start_prober(self.client, vips, names, log, period_ms)
-        self._stack.callback(self._prober.stop)
+        keep.callback(self._prober.stop)
         log = folder / "direct.log"
         self._direct = instruments.start_prober(observer, vips, names, log, direct_ms, direct=nodes)
-        self._stack.callback(self._direct.stop)
+        keep.callback(self._direct.stop)
         self._arp = instruments.start_arp_observer(observer, vips, nodes, folder / "arp.log", arp_ms)
-        self._stack.callback(self._arp.stop)
+        keep.callback(self._arp.stop)
         for one in (self._monitor, self._prober, self._direct, self._arp):
             one.wait_ready()
         return self
@@ -300,22 +309,22 @@ class Lab:
     @property
     def prober(self) -> Prober:
         """The client's view, each millisecond. Raises `LabError` before `measure`."""
-        return _measuring(self._prober)
+        return _started(self._prober)
 
     @property
     def direct(self) -> Prober:
         """Every node asked by its own MAC address. Raises `LabError` before `measure`."""
-        return _measuring(self._direct)
+        return _started(self._direct)
 
     @property
     def arp(self) -> ArpObserver:
         """Who answers ARP and neighbour solicitations. Raises `LabError` before `measure`."""
-        return _measuring(self._arp)
+        return _started(self._arp)
 
     @property
     def monitor(self) -> NetlinkMonitor:
         """Which kernels have the VIPs. Raises `LabError` before `measure`."""
-        return _measuring(self._monitor)
+        return _started(self._monitor)
 
     def settle(self) -> int:
         """Until every instrument has noted all that happened before this call; its instant in ns."""
@@ -330,7 +339,7 @@ class Lab:
         return instruments.two_answering(seen, start_ns, end_ns, subject)
 
 
-def _measuring(found: R | None) -> R:
+def _started(found: R | None) -> R:
     if found is None:
         raise LabError("nothing is measured yet: Lab.measure() first")
     return found

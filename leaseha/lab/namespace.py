@@ -111,12 +111,11 @@ class Namespace:
         pass_fds: Sequence[int] = (),
     ) -> subprocess.Popen[str]:
         """Start a process in the namespace, in a session of its own. `log` takes both outputs, appended."""
-        cwd = Path.cwd()
+        options = {"cwd": Path.cwd(), "env": env, "stdin": stdin, "stdout": stdout, "pass_fds": pass_fds}
         if log is None:
-            start = lambda: _start(command, cwd, env, stdin, stdout, None, pass_fds)  # noqa: E731
-            return self.call(start)
+            return self.call(_start, command, options)
         with log.open("ab") as sink:
-            return self.call(_start, command, cwd, env, stdin, sink, sink, pass_fds)
+            return self.call(_start, command, options | {"stdout": sink, "stderr": sink})
 
     def run(
         self, command: Sequence[str], *, timeout_s: float = 30.0, env: Mapping[str, str] | None = None
@@ -125,10 +124,8 @@ class Namespace:
 
         Raises `subprocess.TimeoutExpired` after killing it.
         """
-        cwd = Path.cwd()
-        child = self.call(
-            _start, command, cwd, env, subprocess.DEVNULL, subprocess.PIPE, subprocess.STDOUT, ()
-        )
+        outputs = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        child = self.call(_start, command, {"cwd": Path.cwd(), "env": env, **outputs})
         try:
             output, _ = child.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:
@@ -167,23 +164,6 @@ def _thread_id() -> int:
     return threading.get_native_id()
 
 
-def _start(
-    command: Sequence[str],
-    cwd: Path,
-    env: Mapping[str, str] | None,
-    stdin: int | IO[Any] | None,
-    stdout: int | IO[Any] | None,
-    stderr: int | IO[Any] | None,
-    pass_fds: Sequence[int],
-) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        command,
-        cwd=cwd,
-        env=env,
-        stdin=stdin,
-        stdout=stdout,
-        stderr=stderr,
-        pass_fds=pass_fds,
-        text=True,
-        start_new_session=True,
-    )
+def _start(command: Sequence[str], options: Mapping[str, Any]) -> subprocess.Popen[str]:
+    # The working directory is said, for this thread has kept the one of its beginning.
+    return subprocess.Popen(command, text=True, start_new_session=True, **options)

@@ -39,6 +39,9 @@ class Kind(IntEnum):
     """The kernel dropped notes for `who`; what is true is read anew."""
 
 
+_KINDS: Final = tuple(Kind)
+
+
 class Record(NamedTuple):
     """One note. `subject` tells several addresses of one recording apart, by their place in the list."""
 
@@ -57,7 +60,10 @@ def pack(record: Record) -> bytes:
 def unpack(data: bytes) -> list[Record]:
     """Whole records only; a torn last one is left out."""
     whole = len(data) - len(data) % _FORMAT.size
-    return [Record(Kind(kind), *rest) for kind, *rest in _FORMAT.iter_unpack(data[:whole])]
+    return [
+        Record(_KINDS[kind], who, subject, number, t_ns)
+        for kind, who, subject, number, t_ns in _FORMAT.iter_unpack(data[:whole])
+    ]
 
 
 class Recorder:

@@ -164,6 +164,15 @@ def test_the_prober_asks_about_once_a_millisecond(lab):
     assert 0.3 * span_ms <= len(sent) <= span_ms + 2
 
 
+def test_measuring_anew_drops_what_was_seen_before(lab):
+    bind(lab, "node1")
+    before = lab.prober.pid
+    lab.measure()
+    assert lab.prober.pid != before
+    lab.prober.wait_for_answer(by="node1")
+    assert [h.who for h in lab.monitor.holders()] == ["node1"]
+
+
 def test_a_tool_that_cannot_start_is_reported_with_its_last_words(tmp_path):
     broken = Instrument("prober", {"targets": ["no address"]}, (), tmp_path / "broken.log", ())
     with broken, pytest.raises(LabError, match=r"broken ended with 1: .*no address"):

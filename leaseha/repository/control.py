@@ -29,7 +29,9 @@ __all__ = ["Answer", "Notice", "RepositoryError", "RepositoryProcess", "Reposito
 START_S: Final = 15.0
 """How long a child may take to be ready; imports on a loaded machine are most of it."""
 ANSWER_S: Final = 10.0
-"""How long an answer may take beyond what was asked for (a drain); then the child counts as hung."""
+"""How long an answer may take, a slow disk's fsync included; then the child counts as hung."""
+STOP_S: Final = 2.0
+"""How long `stop` waits beyond its drain before it kills: a move to another node waits for this."""
 _END_S: Final = 1.0
 _LINE_MAX: Final = 64 * 1024
 _BACKLOG_MAX: Final = 64 * 1024
@@ -199,7 +201,7 @@ class RepositoryProcess:
         When this returns, or raises RepositoryError, nothing can be acknowledged any more: a child that
         does not answer is killed. The process stays warm. The deadline goes on counting meanwhile.
         """
-        return await self._ask({"do": "stop", "drain_ns": int(drain_s * NS_PER_S)}, drain_s + ANSWER_S)
+        return await self._ask({"do": "stop", "drain_ns": int(drain_s * NS_PER_S)}, drain_s + STOP_S)
 
     async def status(self) -> RepositoryStatus:
         """Raises RepositoryError."""
@@ -259,7 +261,9 @@ class RepositoryProcess:
         try:
             while line := await reader.readline():
                 self._hear(decode(line))
-        except (ValueError, OSError, KeyError) as broken:
+        except OSError:
+            pass  # a reset is an end like another
+        except (ValueError, KeyError) as broken:
             why = f"the repository process spoke nonsense: {broken!r}"
         told_to = self._writer is None or not self._ready
         self._hang_up()

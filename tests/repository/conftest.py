@@ -1,11 +1,15 @@
 """Repositories on loopback and files under pytest's temporary folder; nothing else is touched."""
 
-from collections.abc import Callable, Iterator
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.repository.agent import Agent
 from tests.repository.served import Served
 
 
@@ -28,3 +32,27 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
 def served(serve: Callable[..., Served]) -> Served:
     """An open gate under token 7."""
     return serve()
+
+
+@pytest.fixture
+async def new_agent(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Agent]]]:
+    """Makes agents with a warm process; all use the same data directory."""
+    made: list[Agent] = []
+
+    async def make() -> Agent:
+        agent = Agent(tmp_path / "data")
+        made.append(agent)
+        await agent.process.start()
+        return agent
+
+    yield make
+    for agent in made:
+        if agent.process.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(agent.process.pid, signal.SIGCONT)
+        await agent.process.close()
+
+
+@pytest.fixture
+async def agent(new_agent: Callable[..., Awaitable[Agent]]) -> Agent:
+    return await new_agent()

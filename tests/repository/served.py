@@ -4,13 +4,13 @@ import hashlib
 import http.client
 import json
 import logging
-import os
 import socket
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from leaseha.core.values import NS_PER_S, Instant
 from leaseha.repository.app import V2, App
@@ -93,9 +93,7 @@ class Served:
     def word(self, token: int = 7) -> Word:
         return Word(Mark(0, token), now().plus(LONG_NS))
 
-    def ask(
-        self, method: str, path: str, body: bytes | None = None, **fields: str
-    ) -> Reply:
+    def ask(self, method: str, path: str, body: bytes | None = None, **fields: str) -> Reply:
         """One request on a connection of its own."""
         with Client(self.port) as client:
             return client.ask(method, path, body, **fields)
@@ -111,7 +109,7 @@ class Served:
         return socket.create_connection((HOST, self.port), timeout=20)
 
     def temporaries(self) -> list[str]:
-        return os.listdir(self.root / OURS / "tmp")
+        return [entry.name for entry in (self.root / OURS / "tmp").iterdir()]
 
     def close(self) -> None:
         self.server.end()
@@ -123,7 +121,7 @@ class Client:
     def __init__(self, port: int, host: str = HOST, timeout_s: float = 20.0) -> None:
         self.connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
 
-    def __enter__(self) -> "Client":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *unused: object) -> None:
@@ -155,7 +153,9 @@ def read_all(sock: socket.socket) -> bytes:
 
 
 def post_head(path: str, length: int, *lines: str) -> bytes:
-    return "\r\n".join([f"POST {path} HTTP/1.1", "Host: here", f"Content-Length: {length}", *lines, "", ""]).encode()
+    return "\r\n".join(
+        [f"POST {path} HTTP/1.1", "Host: here", f"Content-Length: {length}", *lines, "", ""]
+    ).encode()
 
 
 def in_thread(work: Callable[[], None]) -> threading.Thread:

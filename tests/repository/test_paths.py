@@ -71,7 +71,9 @@ def test_a_path_names_what_restic_means_by_it_or_nothing(target, depth, expected
     assert expected == parse(target.encode(), depth)
 
 
-ODD = st.sampled_from(["..", ".", "", "%2e%2e", "%2f", "%00", "data", "config", ".leaseha", NAME, "a", "%C3%A9", "é"])
+ODD = st.sampled_from(
+    ["..", ".", "", "%2e%2e", "%2f", "%00", "data", "config", ".leaseha", NAME, "a", "%C3%A9", "é"]
+)
 
 
 @given(st.lists(ODD | st.text(string.printable, max_size=4), max_size=6), st.integers(0, 3))

@@ -14,11 +14,11 @@ KINDS = ["data", "index", "keys", "locks", "snapshots"]
 
 
 def test_creating_a_repository_makes_resticss_own_folders_and_may_be_repeated(served: Served):
-    assert [200, 200] == [served.ask("POST", "/a/b/?create=true").status for _ in range(2)]
+    assert [served.ask("POST", "/a/b/?create=true").status for _ in range(2)] == [200, 200]
 
     made = sorted(path.relative_to(served.root).as_posix() for path in served.root.rglob("a/b/*"))
     assert [f"a/b/{kind}" for kind in KINDS] == made
-    assert 256 == len(os.listdir(served.root / "a/b/data"))
+    assert len([entry.name for entry in (served.root / "a/b/data").iterdir()]) == 256
 
 
 def test_creating_takes_an_empty_chunked_body_as_new_clients_send_it(served: Served):
@@ -38,30 +38,30 @@ def test_an_object_is_created_not_overwritten_and_deleted(serve, repo, append_on
     url = repo + path
     deletable = not append_only or path.startswith("locks")
     with Client(served.port) as client:
-        assert 404 == client.ask("GET", url).status
-        assert 404 == client.ask("HEAD", url).status
+        assert client.ask("GET", url).status == 404
+        assert client.ask("HEAD", url).status == 404
         if path != "config":
-            assert 400 == client.post(url, DATA + b"broken")
-            assert 404 == client.ask("GET", url).status
-        assert 200 == client.post(url, DATA)
-        assert DATA == client.ask("GET", url).body
+            assert client.post(url, DATA + b"broken") == 400
+            assert client.ask("GET", url).status == 404
+        assert client.post(url, DATA) == 200
+        assert client.ask("GET", url).body == DATA
         assert (403 if path == "config" else 400) == client.post(url, DATA + b"other stuff")
-        assert 200 == client.post(url, DATA)
-        assert DATA == client.ask("GET", url).body
+        assert client.post(url, DATA) == 200
+        assert client.ask("GET", url).body == DATA
         assert (200 if deletable else 403) == client.ask("DELETE", url).status
         assert (404 if deletable else 200) == client.ask("GET", url).status
-    assert [] == served.temporaries()
+    assert served.temporaries() == []
 
 
 def test_a_lost_acknowledgement_is_repaired_in_append_only_mode(serve):
     """The retry of a client that never saw its 200: DELETE (refused), POST again, confirmed (rest-server #196)."""
     served = serve(append_only=True)
 
-    assert [200, 403, 200] == [
+    assert [
         served.ask("POST", f"/r/data/{NAME}", DATA).status,
         served.ask("DELETE", f"/r/data/{NAME}").status,
         served.ask("POST", f"/r/data/{NAME}", DATA).status,
-    ]
+    ] == [200, 403, 200]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -69,8 +69,8 @@ def test_an_empty_list_is_brackets_and_never_null(served: Served, kind):
     served.ask("POST", "/r/?create=true")
 
     for repo in ("r", "missing"):
-        assert b"[]" == served.ask("GET", f"/{repo}/{kind}/").body
-        assert b"[]" == served.ask("GET", f"/{repo}/{kind}/", Accept=V2).body
+        assert served.ask("GET", f"/{repo}/{kind}/").body == b"[]"
+        assert served.ask("GET", f"/{repo}/{kind}/", Accept=V2).body == b"[]"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -81,9 +81,11 @@ def test_lists_have_names_in_version_1_and_sizes_too_in_version_2(served: Served
 
     old, new = served.ask("GET", f"/r/{kind}/"), served.ask("GET", f"/r/{kind}/", Accept=V2)
 
-    assert (V1, V2) == (old.fields["content-type"], new.fields["content-type"])
+    assert (old.fields["content-type"], new.fields["content-type"]) == (V1, V2)
     assert sorted(name_of(body) for body in bodies) == sorted(old.json)
-    assert sorted((name_of(body), len(body)) for body in bodies) == sorted((e["name"], e["size"]) for e in new.json)
+    assert sorted((name_of(body), len(body)) for body in bodies) == sorted(
+        (e["name"], e["size"]) for e in new.json
+    )
 
 
 def test_files_that_are_no_objects_are_not_listed(served: Served):
@@ -98,8 +100,8 @@ def test_files_that_are_no_objects_are_not_listed(served: Served):
     (data / "not-a-prefix" / NAME).write_text("x")
     (served.root / "r/index" / (NAME + ".tmp")).write_text("x")
 
-    assert [NAME] == served.ask("GET", "/r/data/").json
-    assert [] == served.ask("GET", "/r/index/").json
+    assert served.ask("GET", "/r/data/").json == [NAME]
+    assert served.ask("GET", "/r/index/").json == []
 
 
 def test_a_file_that_cannot_be_read_is_an_error_and_not_absent(served: Served):
@@ -109,8 +111,8 @@ def test_a_file_that_cannot_be_read_is_an_error_and_not_absent(served: Served):
     (served.root / "r/index" / NAME).symlink_to("elsewhere")
 
     for method in ("GET", "HEAD"):
-        assert 500 == served.ask(method, "/r/config").status
-        assert 500 == served.ask(method, f"/r/index/{NAME}").status
+        assert served.ask(method, "/r/config").status == 500
+        assert served.ask(method, f"/r/index/{NAME}").status == 500
 
 
 EDGES = [
@@ -139,7 +141,9 @@ EDGES = [
 ]
 
 
-@pytest.mark.parametrize(("method", "path", "body", "fields", "status"), [e[1:] for e in EDGES], ids=[e[0] for e in EDGES])
+@pytest.mark.parametrize(
+    ("method", "path", "body", "fields", "status"), [e[1:] for e in EDGES], ids=[e[0] for e in EDGES]
+)
 def test_an_edge_case_is_answered_as_decided(served: Served, method, path, body, fields, status):
     served.ask("POST", "/r/config", b"C")
     served.ask("POST", f"/r/data/{NAME}", DATA)
@@ -149,7 +153,7 @@ def test_an_edge_case_is_answered_as_decided(served: Served, method, path, body,
     assert status == reply.status
     if status == 416:
         assert f"bytes */{len(DATA)}" == reply.fields["content-range"]
-    assert DATA == served.ask("GET", f"/r/data/{NAME}").body
+    assert served.ask("GET", f"/r/data/{NAME}").body == DATA
 
 
 @pytest.mark.parametrize("size", [1, 1000, 128 * 1024, 128 * 1024 + 1, 1_000_000])
@@ -180,7 +184,7 @@ def test_an_empty_object_is_given_whole_to_whoever_asks_for_a_range(served: Serv
 
     reply = served.ask("GET", url, Range="bytes=0-")
 
-    assert (200, b"") == (reply.status, reply.body)
+    assert (reply.status, reply.body) == (200, b"")
 
 
 def test_many_requests_share_one_connection_also_sent_together(served: Served):
@@ -189,8 +193,8 @@ def test_many_requests_share_one_connection_also_sent_together(served: Served):
         sock.sendall(piece * 3 + b"GET /r/data/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         answer = read_all(sock)
 
-    assert 4 == answer.count(b"HTTP/1.1 200 OK")
-    assert [NAME] == json.loads(answer.rpartition(b"\r\n\r\n")[2])
+    assert answer.count(b"HTTP/1.1 200 OK") == 4
+    assert json.loads(answer.rpartition(b"\r\n\r\n")[2]) == [NAME]
 
 
 def test_a_head_that_smuggles_is_refused_and_nothing_after_it_is_read(served: Served):
@@ -200,7 +204,7 @@ def test_a_head_that_smuggles_is_refused_and_nothing_after_it_is_read(served: Se
     )
 
     assert answer.startswith(b"HTTP/1.1 400 ")
-    assert 1 == answer.count(b"HTTP/1.1")
+    assert answer.count(b"HTTP/1.1") == 1
     assert not (served.root / "r").exists()
 
 
@@ -220,7 +224,7 @@ def test_a_head_may_come_byte_by_byte(served: Served):
 def test_a_client_that_asks_for_leave_gets_it_when_its_body_is_wanted(served: Served):
     with served.dial() as sock:
         sock.sendall(post_head(f"/r/data/{NAME}", len(DATA), "Expect: 100-continue", "Connection: close"))
-        assert b"HTTP/1.1 100 Continue\r\n\r\n" == sock.recv(100)
+        assert sock.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
         sock.sendall(DATA)
         assert read_all(sock).startswith(b"HTTP/1.1 200 OK")
 

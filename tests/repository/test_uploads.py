@@ -3,8 +3,12 @@
 import contextlib
 import errno
 import os
+import shutil
 import socket
 import struct
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -16,6 +20,7 @@ from tests.repository.served import Client, Served, in_thread, name_of, post_hea
 
 BODY = os.urandom(3_000_000)
 NAME = name_of(BODY)
+TOP = Path(__file__).parents[2]
 URL = f"/r/data/{NAME}"
 
 
@@ -38,7 +43,7 @@ def test_a_chunked_upload_without_a_length_is_stored(served: Served, size):
     )
 
     assert answer.startswith(b"HTTP/1.1 200 ")
-    assert BODY == stored(served)
+    assert stored(served) == BODY
 
 
 def test_an_upload_that_breaks_off_leaves_nothing_behind(served: Served):
@@ -48,7 +53,7 @@ def test_an_upload_that_breaks_off_leaves_nothing_behind(served: Served):
     until(lambda: served.temporaries() == [], "the temporary is removed")
 
     assert None is stored(served)
-    assert 404 == served.ask("HEAD", URL).status
+    assert served.ask("HEAD", URL).status == 404
 
 
 def test_an_upload_that_is_reset_leaves_nothing_behind(served: Served):
@@ -67,11 +72,11 @@ def test_an_aborted_upload_does_not_take_the_later_one_of_its_name_along(served:
         stalled.sendall(post_head(URL, len(BODY)) + b"invalid data from aborted request\n")
         until(lambda: len(served.temporaries()) == 1, "the first upload has begun")
 
-        assert 200 == served.ask("DELETE", URL).status
-        assert 200 == served.ask("POST", URL, BODY).status
+        assert served.ask("DELETE", URL).status == 200
+        assert served.ask("POST", URL, BODY).status == 200
     until(lambda: served.temporaries() == [], "the first upload has failed")
 
-    assert BODY == served.ask("GET", URL).body
+    assert served.ask("GET", URL).body == BODY
 
 
 def test_the_same_object_may_arrive_on_several_connections_at_once(served: Served):
@@ -84,9 +89,9 @@ def test_the_same_object_may_arrive_on_several_connections_at_once(served: Serve
     for thread in threads:
         thread.join(20)
 
-    assert [200] * 6 == statuses
-    assert BODY == stored(served)
-    assert [] == served.temporaries()
+    assert statuses == [200] * 6
+    assert stored(served) == BODY
+    assert served.temporaries() == []
 
 
 def test_two_different_configs_at_once_leave_exactly_one(served: Served):
@@ -99,8 +104,8 @@ def test_two_different_configs_at_once_leave_exactly_one(served: Served):
     for thread in threads:
         thread.join(20)
 
-    assert [200, 403, 403, 403, 403, 403] == sorted(statuses)
-    assert [] == served.temporaries()
+    assert sorted(statuses) == [200, 403, 403, 403, 403, 403]
+    assert served.temporaries() == []
 
 
 def test_an_upload_heals_an_object_that_the_disk_has_spoilt(served: Served):
@@ -108,8 +113,8 @@ def test_an_upload_heals_an_object_that_the_disk_has_spoilt(served: Served):
     path = served.root / "r/data" / NAME[:2] / NAME
     path.write_bytes(BODY[:-1] + b"?")
 
-    assert 200 == served.ask("POST", URL, BODY).status
-    assert BODY == stored(served)
+    assert served.ask("POST", URL, BODY).status == 200
+    assert stored(served) == BODY
 
 
 def test_a_body_is_read_to_its_end_before_an_error_is_told(served: Served):
@@ -120,17 +125,17 @@ def test_a_body_is_read_to_its_end_before_an_error_is_told(served: Served):
         assert sock.recv(12) == b"HTTP/1.1 404"
 
     with Client(served.port) as client:
-        assert [404, 200] == [client.post("/r/data/not-a-hash", large), client.post(URL, BODY)]
+        assert [client.post("/r/data/not-a-hash", large), client.post(URL, BODY)] == [404, 200]
 
 
 def test_a_config_that_is_none_is_refused(served: Served):
-    assert 413 == served.ask("POST", "/r/config", b"x" * 100_000).status
+    assert served.ask("POST", "/r/config", b"x" * 100_000).status == 413
     answer = served.raw(
         b"POST /r/config HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n",
         chunks(b"x" * 100_000, 50_000),
     )
     assert answer.startswith(b"HTTP/1.1 413 ")
-    assert 404 == served.ask("GET", "/r/config").status
+    assert served.ask("GET", "/r/config").status == 404
 
 
 class NoRoom(Temporaries):
@@ -150,10 +155,51 @@ def test_a_full_disk_is_507_and_the_temporary_is_gone(serve, tmp_path: Path):
     served = serve(store=store)
 
     with Client(served.port) as client:
-        assert [507, 200] == [client.post(URL, BODY), client.ask("GET", "/r/data/").status]
-    assert [] == served.temporaries()
-    assert [] == served.faults
-    assert 1 == served.app.counters.faults
+        assert [client.post(URL, BODY), client.ask("GET", "/r/data/").status] == [507, 200]
+    assert served.temporaries() == []
+    assert served.faults == []
+    assert served.app.counters.faults == 1
+
+
+SMALL_DISK = """
+    import os, sys
+    from pathlib import Path
+    from tests.repository.served import Client, Served, name_of
+
+    served = Served(Path(sys.argv[1]))
+    small, large = os.urandom(200_000), os.urandom(3_000_000)
+    chunked = iter([large])
+    with Client(served.port) as client:
+        print(client.post("/r/data/" + name_of(small), small))
+        print(client.post("/r/data/" + name_of(large), large))
+        client.connection.request("POST", "/r/data/" + name_of(large), chunked, encode_chunked=True)
+        print(client.connection.getresponse().status)
+    with Client(served.port) as client:
+        print(client.ask("DELETE", "/r/data/" + name_of(small)).status)
+    print(served.temporaries(), served.faults)
+"""
+
+
+def test_a_disk_that_is_really_full_says_so_with_and_without_a_length(tmp_path: Path):
+    """A file system of 2 MiB in a mount namespace of its own."""
+    unshare = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*unshare, "true"], check=False, timeout=20).returncode
+    ):
+        pytest.skip("needs a mount namespace (Debian package util-linux, and user namespaces allowed)")
+    mount = 'mount -t tmpfs -o size=2m none "$1" && exec "$2" -c "$3" "$1"'
+    done = subprocess.run(
+        [*unshare, "sh", "-c", mount, "sh", str(tmp_path), sys.executable, textwrap.dedent(SMALL_DISK)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=TOP,
+        env={**os.environ, "PYTHONPATH": str(TOP)},
+    )
+
+    assert done.stdout.split("\n") == ["200", "507", "507", "200", "[] []", ""], done.stderr
 
 
 class Broken(DirectoryStore):
@@ -169,17 +215,17 @@ class Broken(DirectoryStore):
 def test_a_failing_disk_is_500_and_the_node_hears_of_it(serve, tmp_path: Path):
     served = serve(store=Broken(tmp_path / "data"))
 
-    assert 500 == served.ask("DELETE", URL).status
-    assert ["EIO: Input/output error"] == served.faults
+    assert served.ask("DELETE", URL).status == 500
+    assert served.faults == ["EIO: Input/output error"]
 
 
 def test_a_defect_is_500_with_one_log_line_and_the_server_goes_on(serve, tmp_path: Path, caplog):
     served = serve(store=Broken(tmp_path / "data"))
 
-    assert 500 == served.ask("GET", "/r/data/").status
-    assert 200 == served.ask("POST", URL, BODY).status
+    assert served.ask("GET", "/r/data/").status == 500
+    assert served.ask("POST", URL, BODY).status == 200
     lines = [record.getMessage() for record in caplog.records if "defect" in record.getMessage()]
-    assert 1 == len(lines)
+    assert len(lines) == 1
     assert "ZeroDivisionError: a defect" in lines[0]
     assert all(record.exc_info is None for record in caplog.records)
 
@@ -200,14 +246,14 @@ def test_a_client_that_is_slow_with_its_head_is_let_go(serve):
     served = serve(limits=Limits(head_s=0.2))
     with served.dial() as sock:
         sock.sendall(b"GET / HTTP/1.1\r\n")
-        assert b"" == read_all(sock)
+        assert read_all(sock) == b""
 
 
 def test_a_client_that_stalls_in_its_body_is_let_go(serve):
     served = serve(limits=Limits(body_s=1))
     with served.dial() as sock:
         sock.sendall(post_head(URL, len(BODY)) + BODY[:1000])
-        assert b"" == read_all(sock)
+        assert read_all(sock) == b""
     until(lambda: served.temporaries() == [], "the temporary is removed")
 
 
@@ -216,7 +262,7 @@ def test_more_clients_than_allowed_push_out_the_idle_or_wait(serve):
     with contextlib.ExitStack() as stack:
         idle = [stack.enter_context(served.dial()) for _ in range(6)]
         until(lambda: served.server.counts()[0] == 3, "as many as allowed are accepted")
-        assert b"[]" == served.ask("GET", "/r/data/").body
+        assert served.ask("GET", "/r/data/").body == b"[]"
         busy = [stack.enter_context(served.dial()) for _ in range(3)]
         for sock in busy:
             sock.sendall(post_head(URL, len(BODY)) + BODY[:-1])

@@ -79,3 +79,12 @@ def test_a_reason_is_one_line():
 def test_a_missing_user_is_told_as_what_to_configure():
     why = verdict.of(StatusCode.INVALID_ARGUMENT, "etcdserver: user name is empty").why
     assert "wants a user and a password" in why
+
+
+def test_a_refused_connection_is_told_in_few_words():
+    details = (
+        "failed to connect to all addresses; last error: "
+        "UNKNOWN: ipv4:127.0.0.1:9: Failed to connect to remote host: Connection refused"
+    )
+    why = verdict.of(StatusCode.UNAVAILABLE, details).why
+    assert why == "ipv4:127.0.0.1:9: Failed to connect to remote host: Connection refused"

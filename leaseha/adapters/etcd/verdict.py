@@ -9,6 +9,7 @@ where it does not.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -54,6 +55,8 @@ _PLAIN: Final = {
     StatusCode.CANCELLED: "the call was cut short",
 }
 
+_NOISE: Final = re.compile(r"^failed to connect to all addresses; last error: (\w+: )?")
+
 _HINTS: Final = (
     ("user name is empty", "etcd wants a user and a password, and none are configured"),
     ("authentication failed", "etcd does not accept this user and password"),
@@ -62,7 +65,7 @@ _HINTS: Final = (
 
 def of(code: StatusCode, details: str | None) -> Verdict:
     """Judge the failure of a call by its gRPC status."""
-    text = " ".join((details or "").split())
+    text = _NOISE.sub("", " ".join((details or "").split()))
     proof = next((p for c, part, p in _BY_TEXT if c is code and part in text), Proof.NOTHING)
     hint = next((hint for part, hint in _HINTS if part in text), "")
     if hint:

@@ -1,7 +1,8 @@
 """Health checks: asked regularly, counted, told when the verdict changes.
 
 What it does not promise: to know at once. A fault is told `fall` failures in a row after it, an end of it
-`rise` successes after that; a lost carrier is asked about the moment the kernel tells of it, and counted alike.
+`rise` successes after that; a lost carrier is asked about the moment the kernel tells of it (which it may hold
+back for a second itself), and counted alike.
 
 Until there are that many answers the verdict is unknown (None), and unknown counts as healthy: a node that has
 just started must not be weaker than one whose check fails, and `report` says that it is not known yet.

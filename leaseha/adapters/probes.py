@@ -63,6 +63,10 @@ class Resolver:
 
     async def addresses(self, host: str, port: int) -> list[tuple[socket.AddressFamily, Any]]:
         """(family, socket address) in the order in which they should be tried. Raises `OSError`."""
+        # An address needs no name server and no thread.
+        with suppress(socket.gaierror):
+            plain = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+            return [(one[0], one[4]) for one in plain]
         key = (host, port)
         asked = self._asked.get(key)
         if asked is None:
@@ -243,12 +247,15 @@ class ScriptProbe:
             finally:
                 os.close(output)
 
-        self._starting = aside(start, f"start {self.argv[0]}")
+        self._starting = starting = aside(start, f"start {self.argv[0]}")
         try:
-            return await asyncio.shield(self._starting)
+            return await asyncio.shield(starting)
         except asyncio.CancelledError:
-            # It is too late for this run, whenever it comes.
-            self._starting.add_done_callback(self._kill_late)
+            # It is too late for this run, whenever it comes; as a rule it comes now.
+            starting.add_done_callback(self._kill_late)
+            await asyncio.wait({starting}, timeout=_DEATH_S)
+            if starting.done() and starting.exception() is None:
+                await self._put_down(starting.result())
             raise
 
     def _kill_late(self, starting: asyncio.Future[subprocess.Popen[bytes]]) -> None:
@@ -260,24 +267,33 @@ class ScriptProbe:
         """The exit code. However this ends, the process group is killed, and the process reaped if it died."""
         # From now on every way out leaves a process that the next run looks at.
         self._unkillable = process
-        dead = -1
         try:
             dead = os.pidfd_open(process.pid)
-            await _readable(dead)
-        finally:
             try:
-                # Before it is reaped: until then the number of the group cannot belong to anyone else.
-                _kill_group(process)
-                if dead >= 0:
-                    async with asyncio.timeout(_DEATH_S):
-                        await _readable(dead)
-            except TimeoutError:
-                pass  # it hangs in the kernel: the next run says so
+                await _readable(dead)
             finally:
-                process.poll()
-                if dead >= 0:
-                    os.close(dead)
+                os.close(dead)
+        finally:
+            await self._put_down(process)
         return process.returncode
+
+    @staticmethod
+    async def _put_down(process: subprocess.Popen[bytes]) -> None:
+        # Before it is reaped: until then the number of the group cannot belong to anyone else.
+        _kill_group(process)
+        try:
+            dead = os.pidfd_open(process.pid)
+        except OSError:
+            process.poll()
+            return
+        try:
+            async with asyncio.timeout(_DEATH_S):
+                await _readable(dead)
+        except TimeoutError:
+            pass  # it hangs in the kernel: the next run says so
+        finally:
+            process.poll()
+            os.close(dead)
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:

@@ -117,10 +117,10 @@ def fault_of(address: Address) -> str:
 class VipBinder:
     """Binds and unbinds the VIPs of leases on one interface of the network namespace in which it was made.
 
-    `cluster` names whose addresses these are; `now` is the clock; `warn` is told what an operator should know
-    (both are called in the binder's thread). Calls are carried out one after the other in that one thread,
-    in the order in which they were made, so that a stalled kernel never stalls the agent; after `timeout_s`
-    without an answer they raise `VipError` (unknown).
+    `cluster` names whose addresses these are; `warn` is told, in the event loop, what an operator should know;
+    `now` is the clock, read in the binder's thread. Calls are carried out one after the other in that one
+    thread, in the order in which they were made, so that a stalled kernel never stalls the agent; after
+    `timeout_s` without an answer they raise `VipError` (unknown).
     """
 
     def __init__(
@@ -139,6 +139,7 @@ class VipBinder:
         self._slack_ms = slack_ms
         self._now = now
         self._timeout_s = timeout_s
+        self._said: list[str] = []
         self._bound: dict[str, tuple[IPAddress, ...]] = {}
         self._renewals: dict[str, Instant] = {}
         self._flushing: asyncio.Task[dict[str, VipError]] | None = None
@@ -226,6 +227,10 @@ class VipBinder:
             raise VipError(message) from None
         except RtnlError as error:
             raise VipError(f"addresses of {self.interface}: {error}") from error
+        finally:
+            said, self._said = self._said, []
+            for text in said:
+                self._warn(text)
 
     async def _renew_all(self, before: asyncio.Task[dict[str, VipError]] | None) -> dict[str, VipError]:
         """One flush at a time, and at most one more that waits and collects: a stall queues nothing up."""
@@ -264,7 +269,9 @@ class VipBinder:
                 )
         for one in there:
             if not self._is_ours(one):
-                self._warn(f"{one.ip} was on {self.interface} already, not put there by leaseha: taken over")
+                self._said.append(
+                    f"{one.ip} was on {self.interface} already, not put there by leaseha: taken over"
+                )
         # Of an address that is there the kernel would keep scope, flags and label as its first owner chose.
         self._kernel.delete([one for one in there if not any(_same_kind(one, want) for want in wanted)])
 
@@ -315,7 +322,7 @@ class VipBinder:
         ]
         for one in gone:
             if not self._is_ours(one):
-                self._warn(f"{one.ip} on {self.interface} was not put there by leaseha: removed")
+                self._said.append(f"{one.ip} on {self.interface} was not put there by leaseha: removed")
         for one, code in zip(gone, self._kernel.delete(gone), strict=True):
             # Gone already: its lifetime ended at this very moment, or someone else was quicker.
             if code not in {0, errno.EADDRNOTAVAIL, errno.ENODEV}:

@@ -201,10 +201,11 @@ async def test_a_name_that_does_not_exist_is_a_failure():
 
 
 @pytest.mark.netns
-@pytest.mark.parametrize("group_range", ["1\t0", "0\t0"], ids=["raw socket", "ping socket"])
+@pytest.mark.parametrize("group_range", ["", "0 0"], ids=["raw socket", "ping socket"])
 @pytest.mark.parametrize("host", ["10.9.0.2", "fd09::2", "10.9.0.1"])
 async def test_a_host_that_answers_an_echo_is_healthy(wire: Wire, host, group_range):
-    wire.here(lambda: Path("/proc/sys/net/ipv4/ping_group_range").write_text(group_range))
+    if group_range:  # a new namespace lets no group have ping sockets
+        wire.here(lambda: Path("/proc/sys/net/ipv4/ping_group_range").write_text(group_range))
     probe = PingProbe(host, Resolver())
     for _ in range(3):
         assert await asyncio.wait_for(probe.ask(), 10) == Answer(healthy=True, detail=f"{host} answers")

@@ -54,6 +54,9 @@ class Wire:
             )
         self.here(lambda: self._up(HERE, "10.9.0.1", "fd09::1"))
         self.there(lambda: self._up(THERE, "10.9.0.2", "fd09::2"))
+        # The kernel takes its time with a new cable, and drops frames until then.
+        self.here(lambda: _wait_for_carrier(HERE))
+        self.there(lambda: _wait_for_carrier(THERE))
 
     def here(self, work: Callable[[], T]) -> T:
         """Run `work` in a thread of its own in the namespace here; its result or error."""
@@ -123,6 +126,15 @@ def _address(action: str, interface: str, ip: str, length: int, **more: object) 
 def _link_state(interface: str, up: bool) -> None:
     with IPRoute() as kernel:
         kernel.link("set", index=kernel.link_lookup(ifname=interface)[0], state="up" if up else "down")
+
+
+def _wait_for_carrier(interface: str) -> None:
+    end = time.monotonic() + 20
+    with IPRoute() as kernel:
+        while kernel.get_links(ifname=interface)[0].get_attr("IFLA_OPERSTATE") != "UP":
+            assert time.monotonic() < end, f"{interface} gets no carrier"
+            # waits for a fact: the kernel has noticed that the new cable is plugged
+            time.sleep(0.01)
 
 
 @contextmanager

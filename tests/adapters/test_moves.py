@@ -4,6 +4,7 @@ import itertools
 import json
 import random
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -51,6 +52,8 @@ def root(spans: list[ReceivedSpan]) -> ReceivedSpan:
     return found
 
 
+TOP = Path(__file__).resolve().parents[2]
+KINDS = ("first", "failover", "switchover", "failback", "release", "takeover", "resume")
 UP = ["announce", "bind", "claim", "first_answer", "gate.open", "resource.start"]
 DOWN = ["drain", "hand_over", "resource.stop", "unbind"]
 
@@ -286,6 +289,13 @@ def test_thirty_moves_are_thirty_connected_traces(receiver: OtlpReceiver, seed: 
         assert found.span.name == f"leaseha.{history.kind}"
         assert found.resource["leaseha.node"] == node
         assert found.attributes["leaseha.token"] == history.token
+    named = {
+        f"`{name}`" for span in receiver.spans for name in (span.span.name, *span.attributes, *span.resource)
+    }
+    documented = (TOP / "docs/telemetry.md").read_text()
+    assert {name for name in named if name not in documented and not name.startswith("`leaseha.")} == set()
+    assert {name for name in named if name not in documented} <= {f"`leaseha.{kind}`" for kind in KINDS}
+    assert all(f"`{kind}`" in documented for kind in KINDS)
     returned = [root(spans).span.name for spans in traces.values()].count("leaseha.resume")
     assert returned == len(world.ended) - len(ended)
 

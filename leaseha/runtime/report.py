@@ -12,11 +12,10 @@ from typing import Any, Final
 from leaseha.core import guards, placement, writer
 from leaseha.core.records import Hold
 from leaseha.core.session import Phase, deadline_of
-from leaseha.core.state import Draft, NodeState, Role
+from leaseha.core.state import Draft, NodeState
 from leaseha.core.values import NS_PER_MS, NS_PER_S, Instant
 
 FORMAT: Final = 1
-SERVING: Final = (Role.PREPARING, Role.HOLDER, Role.YIELDING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +77,7 @@ def _lease(draft: Draft, name: str, around: Surroundings) -> dict[str, Any]:
     record = seen.record
     held = record is not None and record.hold is Hold.HELD
     past = draft.view.past(name).get(seen.mod)
-    until = guards.serve_until(draft, name) if state.role in SERVING else None
+    until = guards.serve_until(draft, name)
     holding = placement.holding_session(draft, name)
     silent = (
         held and around.source == "agent" and holding != draft.session.id and placement.silent(draft, holding)
@@ -140,7 +139,7 @@ def _note(draft: Draft, name: str) -> str:
     state = draft.leases[name]
     if state.blocked:
         return state.blocked
-    if state.role is Role.HOLDER and state.ineligible:
+    if state.mine and state.ineligible:
         return f"should not hold it ({state.ineligible}), but there is no better candidate: stays"
     at = writer.ask_at(draft, name)
     if at is not None:

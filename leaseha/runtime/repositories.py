@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import tenacity
@@ -62,9 +62,9 @@ class WarmRepository:
             self._restarting.cancel()
         await self._process.close()
 
-    async def _asked(self, asking: object) -> Answer:
+    async def _asked(self, asking: Awaitable[Answer]) -> Answer:
         try:
-            return await asking  # type: ignore[misc, no-any-return]  # a coroutine of Answer
+            return await asking
         except RepositoryError as error:
             raise ResourceError(f"repository of lease {self._lease}: {error}") from error
 

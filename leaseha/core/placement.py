@@ -172,13 +172,16 @@ def named(draft: Draft, lease: str, node: str) -> Candidate | None:
 
 
 def is_better(draft: Draft, lease: str) -> bool:
-    """This node should have the lease: a candidate, with a higher priority than its live holder."""
+    """This node should have the lease: the best of all candidates, with a higher priority than its live holder.
+
+    A node that is merely better does not ask: the lease would move twice, and the flap budget with it.
+    """
     holder = holding_session(draft, lease)
     if holder in (0, draft.session.id) or silent(draft, holder) or not failback_wanted(draft, lease):
         return False
     me = myself(draft, lease)
     other = next((c for c in others(draft, lease) if c.session == holder), None)
-    return other is not None and not me.why_not() and me.priority > other.priority
+    return other is not None and rank(draft, lease) == 0 and me.priority > other.priority
 
 
 def failback_wanted(draft: Draft, lease: str) -> bool:

@@ -119,7 +119,7 @@ def wait_logged(lab: Lab, name: str, *words: str, after: int = 0, timeout_s: flo
         found = next((line for line in lines if all(word in line for word in words)), "")
         return bool(found)
 
-    wait_until(f"{name} says {words}", said, timeout_s, lambda: lab.nodes[name].tail())
+    wait_until(f"{name} says {words}", said, timeout_s, lab.nodes[name].tail)
     return found
 
 

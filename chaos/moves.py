@@ -157,7 +157,9 @@ def once(lab: Lab, scenario: Scenario, chance: random.Random) -> Run:
     )
 
 
-def campaign(runs: int, ttl: str, chosen: list[Scenario], seed: int, etcd_members: int) -> list[Run]:
+def campaign(
+    runs: int, ttl: str, chosen: list[Scenario], seed: int, etcd_members: int, keep: Path | None
+) -> list[Run]:
     """All runs of all scenarios, each scenario in a lab of its own."""
     chance = random.Random(seed)
     found: list[Run] = []
@@ -166,7 +168,7 @@ def campaign(runs: int, ttl: str, chosen: list[Scenario], seed: int, etcd_member
         "lease": {LEASE: {"hold_down": "1s", "flap_budget": 60}},
     }
     for scenario in chosen:
-        with Lab(nodes=(FIRST, OTHER), etcd_members=etcd_members, settings=settings) as lab:
+        with Lab(nodes=(FIRST, OTHER), etcd_members=etcd_members, settings=settings, directory=keep) as lab:
             lab.start_nodes(FIRST)
             lab.start_nodes(OTHER)
             lab.measure()
@@ -223,10 +225,13 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--etcd-members", type=int, default=1)
     parser.add_argument("--scenario", action="append", choices=[one.name for one in SCENARIOS])
+    parser.add_argument("--keep", type=Path, help="a folder for configurations and logs, which stay")
     parser.add_argument("--out", type=Path, help="path without suffix; .json and .md are written")
     arguments = parser.parse_args()
     chosen = [one for one in SCENARIOS if not arguments.scenario or one.name in arguments.scenario]
-    runs = campaign(arguments.runs, arguments.ttl, chosen, arguments.seed, arguments.etcd_members)
+    runs = campaign(
+        arguments.runs, arguments.ttl, chosen, arguments.seed, arguments.etcd_members, arguments.keep
+    )
     text = table(runs)
     print(text)
     if arguments.out:

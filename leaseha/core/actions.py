@@ -124,7 +124,7 @@ def prepare_again(draft: Draft, lease: str) -> str:
 
 def serve(draft: Draft, lease: str) -> str:
     """Up; the rest of a holder's life is renewals. An intent of ours has had its effect: the next need not wait."""
-    draft.update(lease, better_since=None, asked_at=None, drifted="", not_before=None)
+    draft.update(lease, better_since=None, asked_at=None, not_before=None)
     draft.republish = True
     return f"token {draft.leases[lease].token}"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from leaseha.core import records, trace
-from leaseha.core.records import HistoryRecord
+from leaseha.core.records import HistoryRecord, Kind
 from leaseha.core.state import Draft
 from leaseha.core.values import NS_PER_MS, Delete, Put
 
@@ -42,3 +42,21 @@ def note(draft: Draft, lease: str, token: int, *, answered: bool) -> HistoryReco
         notes[records.history_key(lease, old)] = Delete(records.history_key(lease, old))
     draft.set(notes=notes)
     return entry
+
+
+def unwritten(draft: Draft, lease: str) -> list[Put]:
+    """The line of a failback whose target took the claim and vanished before it wrote one: for the flap budget."""
+    seen = draft.view.claim(lease)
+    claim = seen.record
+    if claim is None or claim.kind != Kind.FAILBACK or seen.mod in draft.view.past(lease):
+        return []
+    entry = HistoryRecord(
+        token=seen.mod,
+        kind=claim.kind,
+        reason=claim.reason,
+        from_node=claim.from_node,
+        to_node=claim.node,
+        at_ms=draft.view.wall_ms_at(seen.at),
+        trace_id=trace.trace_id(claim.traceparent),
+    )
+    return [Put(records.history_key(lease, seen.mod), records.encode(entry))]

@@ -341,8 +341,9 @@ def first_answer(draft: Draft, event: events.FirstAnswer) -> None:
 
 
 def vip_missing(draft: Draft, event: events.VipMissing) -> None:
-    """Someone removed a VIP that is served here."""
-    if draft.leases[event.lease].role is Role.HOLDER:
+    """Someone removed a VIP that is served, or about to be served, here."""
+    state = draft.leases[event.lease]
+    if state.role in (Role.PREPARING, Role.HOLDER) and "vip" in state.up:
         draft.update(event.lease, drifted=event.detail or "removed")
 
 

@@ -36,8 +36,7 @@ def handed_to_me(draft: Draft, lease: str) -> bool:
 
 
 def _may(draft: Draft, lease: str, way: Way) -> bool:
-    found = taking.possible(draft, lease)
-    return found is not None and found.way is way and found.at.wait_over(draft.at)
+    return taking.due(draft, lease, way)
 
 
 def may_write_absent(draft: Draft, lease: str) -> bool:

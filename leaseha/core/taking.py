@@ -24,6 +24,17 @@ class Taking:
     """The session that the claim names; 0: none."""
 
 
+def due(draft: Draft, lease: str, way: Way) -> bool:
+    """True if this is the way to take the lease, and its wait is over. The cheap questions come first."""
+    if draft.session.phase is not Phase.LIVE or not draft.ready or draft.node.stopping:
+        return False
+    found = _way(draft, lease)
+    if found is None or found.way is not way or not found.at.wait_over(draft.at):
+        return False
+    found = possible(draft, lease)
+    return found is not None and found.at.wait_over(draft.at)
+
+
 def possible(draft: Draft, lease: str) -> Taking | None:
     """The way to take the lease as things stand, or None: not a candidate, or nothing to take.
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from leaseha.core import (
     actions,
     chronicle,
+    deadline,
     guards,
     insync,
     placement,
@@ -169,9 +170,16 @@ def unattached(draft: Draft) -> dict[str, Put | Delete]:
     return {key: put for key, put in draft.node.notes.items() if key != own_key}
 
 
+def slice_rounds(draft: Draft) -> int:
+    """In how many renewals all claims must have been compared, so that no cover ends while all is well."""
+    spec = draft.spec
+    return max(1, deadline.held_ns(spec.ttl_max_ns, spec.drift_ppm) // spec.renew_every_ns - 2)
+
+
 def _slice(draft: Draft) -> list[tuple[str, int]]:
     """The own claims that the next renewal compares: all, or a rotating part of them."""
-    names, size = kept(draft), draft.spec.slice_size
+    names = kept(draft)
+    size = max(draft.spec.slice_size, -(-len(names) // slice_rounds(draft)))
     if len(names) > size:
         start = draft.node.slice_from % len(names)
         draft.set(slice_from=start + size)
@@ -315,6 +323,7 @@ def _take_batch(draft: Draft, first: taking.Taking) -> None:
                 names.append(name)
     names = names[: draft.spec.batch_size]
     own, view = _own(draft), draft.view
+    unwritten = [put for name in names for put in chronicle.unwritten(draft, name)]
     items = [
         Taking(n, view.claim(n).mod, view.insync(n).mod, _held(draft, n, draft.session.id)) for n in names
     ]
@@ -331,7 +340,8 @@ def _take_batch(draft: Draft, first: taking.Taking) -> None:
             txn = transactions.t7_take_lost(own, items)
         case _:
             txn = transactions.t8_take_gone(own, first.old, last, items)
-    _send(draft, first.way.value, txn, names, names)
+    # In the same transaction, or a node that dies now would make the flap budget forget a failback (G8).
+    _send(draft, first.way.value, replace(txn, puts=(*txn.puts, *unwritten)), names, names)
 
 
 def _claimed_by(draft: Draft, name: str) -> str:

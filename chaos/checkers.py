@@ -1,0 +1,284 @@
+"""The judge: guarantees, checked on a history in true time. Written from the guarantees and section 4 of the design
+alone; shares no code and no word with the product but those of the history.
+
+A fact of the history is (at_ns, what, facts); see `Facts` for what is known of each. A checker returns what it
+found broken; an empty list is "valid as far as this history goes".
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from chaos.history import Entry
+
+Checker = Callable[[list[Entry], "Bounds"], list["Violation"]]
+HOUR_NS: Final = 3600 * 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A broken promise: its name, when, and what was seen."""
+
+    name: str
+    at_ns: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.name} at {self.at_ns / 1e9:.6f} s: {self.text}"
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What the run was configured with, as far as the judge needs it."""
+
+    hold_down_ns: int
+    flap_budget: int
+    drift_ppm: int
+    takeover_ns: int = 0
+    """G3: bound on a takeover after the only fault of a run, a kill; 0: not judged."""
+
+
+def one_answers(entries: list[Entry], _: Bounds) -> list[Violation]:
+    """G1: at no instant have two nodes the address of a lease where it is answered."""
+    present: dict[str, dict[str, int]] = defaultdict(dict)
+    found = []
+    for entry in entries:
+        if entry.what == "present":
+            node, lease = entry.facts
+            others = [other for other in present[lease] if other != node]
+            if others:
+                found.append(
+                    Violation("G1 two answer", entry.at_ns, f"{lease}: {node} and {', '.join(others)}")
+                )
+            present[lease][node] = entry.at_ns
+        elif entry.what == "absent":
+            node, lease = entry.facts
+            present[lease].pop(node, None)
+    return found
+
+
+def no_later_than_proven(entries: list[Entry], _: Bounds) -> list[Violation]:
+    """G5: nobody means to serve longer than his newest own record in etcd, counted from its sending, allows."""
+    newest: dict[int, tuple[int, int]] = {}
+    means: dict[tuple[str, str], tuple[int, int]] = {}
+    found = []
+    for entry in entries:
+        if entry.what == "record":
+            _, session, life, sent_ns, ttl_ns, _ = entry.facts
+            if life == "live":
+                newest[session] = (sent_ns, ttl_ns)
+                for (node, lease), (until_ns, under) in means.items():
+                    if under == session and until_ns > sent_ns + ttl_ns:
+                        found.append(_too_long(entry.at_ns, node, lease, until_ns, sent_ns + ttl_ns))
+        elif entry.what == "told":
+            node, lease, _, session, until_ns = entry.facts
+            means[node, lease] = (until_ns, session)
+            sent_ns, ttl_ns = newest.get(session, (0, 0))
+            if until_ns > sent_ns + ttl_ns:
+                found.append(_too_long(entry.at_ns, node, lease, until_ns, sent_ns + ttl_ns))
+        elif entry.what == "absent":
+            means.pop(entry.facts, None)
+        elif entry.what == "died":
+            means = {key: meant for key, meant in means.items() if key[0] != entry.facts[0]}
+    return found
+
+
+def _too_long(at_ns: int, node: str, lease: str, until_ns: int, bound_ns: int) -> Violation:
+    over_ms = (until_ns - bound_ns) / 1e6
+    return Violation(
+        "G5 longer than proven", at_ns, f"{node} means to serve {lease} {over_ms:.3f} ms too long"
+    )
+
+
+def under_its_claim(entries: list[Entry], _: Bounds) -> list[Violation]:
+    """G6: a lease is served under a claim that was written, that names the session, and by its `mod` as token."""
+    claims: dict[tuple[str, int], tuple[str, int]] = {}
+    found = []
+    for entry in entries:
+        if entry.what == "claim":
+            lease, mod, hold, _, session, *_ = entry.facts
+            claims[lease, mod] = (hold, session)
+        elif entry.what == "restored":
+            claims.clear()
+        elif entry.what == "told":
+            node, lease, token, session, _ = entry.facts
+            hold, named = claims.get((lease, token), ("", 0))
+            if claims and (hold != "held" or named != session):
+                text = f"{node} serves {lease} under token {token} and session {session}: that claim is {hold} {named}"
+                found.append(Violation("G6 not its claim", entry.at_ns, text))
+    return found
+
+
+def tokens_grow(entries: list[Entry], _: Bounds) -> list[Violation]:
+    """G6: writes are accepted under tokens that never go back."""
+    highest: dict[str, int] = defaultdict(int)
+    found = []
+    for entry in entries:
+        if entry.what == "write":
+            node, lease, token = entry.facts
+            if token < highest[lease]:
+                text = f"{node} accepted a write for {lease} under {token}, after {highest[lease]}"
+                found.append(Violation("G6 stale write accepted", entry.at_ns, text))
+            highest[lease] = max(highest[lease], token)
+        elif entry.what == "restored":
+            return found  # revisions begin again lower; what saves G6 then is the epoch that `recover` raises
+    return found
+
+
+def nothing_acknowledged_is_lost(entries: list[Entry], _: Bounds) -> list[Violation]:
+    """G2: whoever gets a claim has every object that was acknowledged before."""
+    objects: dict[str, int] = defaultdict(int)
+    has: dict[tuple[str, str], set[int]] = defaultdict(set)
+    stores: dict[int, str] = {}
+    found = []
+    for entry in entries:
+        if entry.what == "record":
+            _, session, life, _, _, store = entry.facts
+            if life == "live":
+                stores[session] = store
+        elif entry.what == "ack":
+            lease, on = entry.facts
+            for store in on:
+                has[lease, store].add(objects[lease])
+            objects[lease] += 1
+        elif entry.what == "copied":
+            lease, store = entry.facts
+            has[lease, store] = set(range(objects[lease]))
+        elif entry.what == "restored":
+            return found
+        elif entry.what == "claim":
+            lease, _, hold, node, session, *_ = entry.facts
+            lacks = objects[lease] - len(has[lease, stores.get(session, "")])
+            if hold == "held" and lacks:
+                text = f"{node} holds {lease} and lacks {lacks} acknowledged objects"
+                found.append(Violation("G2 acknowledged object lost", entry.at_ns, text))
+    return found
+
+
+def free_means_off(entries: list[Entry], _: Bounds) -> list[Violation]:
+    """Section 4: *free*, and a claim handed to another, are written only when the writer's address is off."""
+    present: set[tuple[str, str]] = set()
+    found = []
+    for entry in entries:
+        if entry.what == "present":
+            present.add(entry.facts)
+        elif entry.what == "absent":
+            present.discard(entry.facts)
+        elif entry.what == "claim":
+            lease, _, hold, node, _, kind, _, giver = entry.facts
+            given = hold == "free" or (
+                hold == "held" and kind in ("switchover", "failback") and node != giver
+            )
+            if given and (giver, lease) in present:
+                text = f"{giver} let go of {lease} with its address still on"
+                found.append(Violation("let go while answering", entry.at_ns, text))
+    return found
+
+
+def orders_are_current(entries: list[Entry], _: Bounds) -> list[Violation]:
+    """Section 4.1: an intent against an older token is not obeyed."""
+    return [
+        Violation(
+            "stale intent obeyed", entry.at_ns, f"{entry.facts[0]} went to {entry.facts[3]}: {entry.facts[6]}"
+        )
+        for entry in entries
+        if entry.what == "claim" and "stale" in entry.facts[6]
+    ]
+
+
+def calm(entries: list[Entry], bounds: Bounds) -> list[Violation]:
+    """G8: failbacks within the flap budget, and none before the target was well for the hold-down, on end."""
+    moves: dict[str, list[int]] = defaultdict(list)
+    well_since: dict[tuple[str, str], int] = {}
+    since: dict[str, int] = {}
+    found = []
+    for entry in entries:
+        at_ns = entry.at_ns
+        if entry.what == "registered":
+            since[entry.facts[0]] = at_ns
+            well_since = {key: well for key, well in well_since.items() if key[0] != entry.facts[0]}
+        elif entry.what == "well":
+            node, lease, well = entry.facts
+            well_since[node, lease] = at_ns if well else 1 << 62
+        elif entry.what == "claim":
+            lease, _, hold, node, _, kind, *_ = entry.facts
+            if hold != "held" or kind != "failback" or entry.facts[6].startswith("session"):
+                continue
+            waited_ns = at_ns - max(since.get(node, 0), well_since.get((node, lease), 0))
+            least_ns = bounds.hold_down_ns * (1_000_000 - 2 * bounds.drift_ppm) // 1_000_000
+            if waited_ns < least_ns:
+                text = f"{lease} back to {node} {waited_ns / 1e6:.0f} ms after it came"
+                found.append(Violation("G8 hold-down skipped", at_ns, text))
+            moves[lease].append(at_ns)
+            recent = [t for t in moves[lease] if t > at_ns - HOUR_NS]
+            if len(recent) > bounds.flap_budget:
+                found.append(
+                    Violation("G8 flap budget", at_ns, f"{lease}: {len(recent)} failbacks within an hour")
+                )
+    return found
+
+
+def bounded_takeover(entries: list[Entry], bounds: Bounds) -> list[Violation]:
+    """G3: after the one kill of an otherwise untroubled run another node has the address in time."""
+    if not bounds.takeover_ns:
+        return []
+    present: dict[str, str] = {}
+    waiting: dict[str, tuple[int, str]] = {}
+    found = []
+    for entry in entries:
+        if entry.what == "present":
+            present[entry.facts[1]] = entry.facts[0]
+            began_ns, killed = waiting.get(entry.facts[1], (0, ""))
+            if killed and entry.facts[0] != killed:
+                del waiting[entry.facts[1]]
+                if entry.at_ns - began_ns > bounds.takeover_ns:
+                    took_ms, bound_ms = (entry.at_ns - began_ns) / 1e6, bounds.takeover_ns / 1e6
+                    text = f"{entry.facts[1]}: {took_ms:.0f} ms, bound {bound_ms:.0f} ms"
+                    found.append(Violation("G3 late takeover", entry.at_ns, text))
+        elif entry.what == "died":
+            for lease, node in present.items():
+                if node == entry.facts[0]:
+                    waiting[lease] = (entry.at_ns, node)
+        elif entry.what == "ended":
+            found += [
+                Violation("G3 no takeover", entry.at_ns, f"{lease} after {killed} died")
+                for lease, (began_ns, killed) in waiting.items()
+                if entry.at_ns - began_ns > bounds.takeover_ns
+            ]
+    return found
+
+
+def converged(entries: list[Entry], _: Bounds) -> list[Violation]:
+    """After all faults have ended every lease is held, where it should be, and orders are carried out."""
+    return [
+        Violation("not healed", entry.at_ns, str(entry.facts[0]))
+        for entry in entries
+        if entry.what == "unhealed"
+    ]
+
+
+CHECKERS: Final[tuple[Checker, ...]] = (
+    one_answers,
+    no_later_than_proven,
+    under_its_claim,
+    tokens_grow,
+    nothing_acknowledged_is_lost,
+    free_means_off,
+    orders_are_current,
+    calm,
+    bounded_takeover,
+    converged,
+)
+
+
+def judge(
+    entries: Iterable[Entry], bounds: Bounds, only: Mapping[str, bool] | None = None
+) -> list[Violation]:
+    """All that is broken, in the order of time."""
+    listed = list(entries)
+    chosen = [checker for checker in CHECKERS if only is None or only.get(checker.__name__, True)]
+    found = [violation for checker in chosen for violation in checker(listed, bounds)]
+    return sorted(found, key=lambda violation: violation.at_ns)

@@ -1,0 +1,5 @@
+"""Planted bugs."""
+
+
+def hunt_all(names, jobs):
+    return 0

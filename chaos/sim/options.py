@@ -1,0 +1,121 @@
+"""What a seed decides before anything happens: the cluster, its timings, and how unkind the world is."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import Final
+
+from leaseha.core.values import NS_PER_MS, NS_PER_S
+
+PROFILES: Final = (
+    "mixed",
+    "crash",
+    "freeze",
+    "network",
+    "copies",
+    "hands",
+    "restore",
+    "slices",
+    "calm",
+    "insync",
+)
+
+
+@dataclass(slots=True)
+class Options:
+    """One run."""
+
+    seed: int
+    profile: str
+    nodes: int = 3
+    leases: int = 1
+    ttl_ns: int = NS_PER_S
+    renew_every_ns: int = NS_PER_S // 5
+    ttl_max_ns: int = 3 * NS_PER_S
+    margin_ns: int = 100 * NS_PER_MS
+    drift_ppm: int = 50_000
+    slice_size: int = 50
+    hold_down_ns: int = 2 * NS_PER_S
+    flap_budget: int = 2
+    failback: bool = True
+    replicated: bool = False
+    unkind_ns: int = 20 * NS_PER_S
+    slow: float = 0.0
+    slow_max_ns: int = NS_PER_S
+    copies: float = 0.0
+    late_max_ns: int = 4 * NS_PER_S
+    late_through_cut: float = 0.0
+    lost_replies: float = 0.0
+    failing_effects: float = 0.0
+    freeze_steps: float = 0.0
+    faults: dict[str, float] = field(default_factory=dict)
+    """Fault or order to its mean number in the unkind time, for each node."""
+
+
+_FAULTS: Final[dict[str, dict[str, float]]] = {
+    "crash": {"kill": 1.2, "restart": 2, "stop": 0.3},
+    "freeze": {"freeze": 2.5, "kill": 0.2, "restart": 1},
+    "network": {"cut": 2, "cut_requests": 0.7, "cut_replies": 0.7, "cut_watch": 0.7, "elect": 0.5, "heal": 4},
+    "copies": {"switchover": 1.5, "stop": 0.5, "restart": 2, "cut": 0.8, "heal": 2, "ttl": 1, "elect": 0.3},
+    "hands": {"drop_session": 0.8, "drop_claim": 0.5, "revoke": 0.4, "cut": 0.8, "heal": 2, "compact": 1, "freeze": 0.5},
+    "restore": {"restore": 0.4, "save": 1, "cut": 0.5, "heal": 2, "switchover": 1, "kill": 0.3, "restart": 1},
+    "slices": {"drop_claim": 0.8, "cut_watch": 1.0, "heal": 0.5, "cut": 0.3},
+    "calm": {"kill": 0.5, "restart": 1, "health": 0.5, "switchover": 0.3, "compact": 0.5, "remove_vip": 0.5},
+    "insync": {"copies": 6, "kill": 0.5, "restart": 1, "cut": 0.5, "heal": 1.5, "switchover": 0.5},
+    "mixed": {
+        "kill": 0.4, "restart": 1.5, "freeze": 0.5, "cut": 0.5, "cut_requests": 0.2, "cut_replies": 0.2,
+        "cut_watch": 0.3, "heal": 2, "elect": 0.2, "switchover": 0.4, "stale_intent": 0.4, "ttl": 0.3, "health": 0.4,
+        "drop_session": 0.2, "drop_claim": 0.15, "revoke": 0.15, "compact": 0.4, "remove_vip": 0.2, "stop": 0.2,
+    },
+}  # fmt: skip
+
+
+def drawn(seed: int, profile: str = "") -> Options:
+    """The options of a seed; a profile that is given is kept, else the seed chooses it too."""
+    chance = random.Random(f"options {seed}")
+    chosen = profile or chance.choices(PROFILES, weights=(4, 1, 1, 2, 2, 2, 1, 1, 1, 1))[0]
+    ttl_ns = chance.choice((300, 500, 1000, 1000, 2000)) * NS_PER_MS
+    options = Options(seed, chosen)
+    options.nodes = chance.choice((2, 3, 3, 4))
+    options.leases = chance.choice((1, 1, 2, 3))
+    options.ttl_ns = ttl_ns
+    options.renew_every_ns = ttl_ns // chance.choice((3, 5, 5))
+    options.ttl_max_ns = ttl_ns * chance.choice((1, 2, 3))
+    options.margin_ns = chance.choice((5, 50, 200)) * NS_PER_MS
+    options.drift_ppm = chance.choice((1000, 20_000, 50_000, 100_000))
+    options.slice_size = chance.choice((1, 50))
+    options.hold_down_ns = chance.choice((500, 2000, 4000)) * NS_PER_MS
+    options.flap_budget = chance.choice((1, 2, 3))
+    options.failback = chance.random() < 0.8
+    options.faults = dict(_FAULTS[chosen])
+    _steer(options, chance)
+    return options
+
+
+def _steer(options: Options, chance: random.Random) -> None:
+    """What belongs to a profile beside its faults."""
+    if options.profile in ("mixed", "network", "copies", "hands", "insync"):
+        options.slow = chance.choice((0.0, 0.02, 0.1))
+        options.slow_max_ns = options.ttl_ns * chance.choice((1, 2))
+        options.lost_replies = chance.choice((0.0, 0.02, 0.1))
+        options.copies = chance.choice((0.0, 0.1, 0.4))
+        options.late_max_ns = options.ttl_ns * chance.choice((2, 4))
+        options.late_through_cut = chance.choice((0.0, 0.5))
+    if options.profile == "copies":
+        options.lost_replies = chance.choice((0.1, 0.25))
+        options.copies = 0.4
+    if options.profile in ("mixed", "freeze"):
+        options.freeze_steps = chance.choice((0.0, 0.002, 0.01))
+    if options.profile == "mixed":
+        options.failing_effects = chance.choice((0.0, 0.0, 0.05))
+    if options.profile == "slices":
+        options.slice_size, options.leases = 1, chance.choice((4, 6))
+        options.ttl_max_ns, options.renew_every_ns = 2 * options.ttl_ns, options.ttl_ns // 5
+        options.slow = 0.0
+    if options.profile == "insync":
+        options.replicated = True
+        options.lost_replies, options.copies = chance.choice((0.1, 0.25)), 0.4
+        options.late_max_ns = options.ttl_ns * 4
+    if options.profile == "calm":
+        options.unkind_ns = 60 * NS_PER_S

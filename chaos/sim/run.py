@@ -1,0 +1,324 @@
+"""One run: an unkind time in which anything may fail, then a kind one in which everything must come right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from chaos.checkers import Bounds, Violation, judge
+from chaos.sim.node import Clock, Node
+from chaos.sim.options import Options, drawn
+from chaos.sim.world import World
+from leaseha.core import events, placement, records
+from leaseha.core.records import IntentRecord, Kind
+from leaseha.core.spec import LeaseSpec, NodeSpec
+from leaseha.core.state import Draft
+from leaseha.core.values import NS_PER_MS, NS_PER_S, Delete, Put
+
+ORDER_NS: Final = 2 * NS_PER_S
+"""In a kind world a switchover is done within this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a run ended."""
+
+    options: Options
+    violations: list[Violation]
+    digest: str
+    moves: int
+
+
+class Run:
+    """A world with its nodes and its faults."""
+
+    def __init__(self, options: Options) -> None:
+        self.world = World(options)
+        self.options = options
+        self.leases = [f"l{number}" for number in range(options.leases)]
+        self.nodes = {name: self._node(name, at) for at, name in enumerate("abcd"[: options.nodes])}
+        self._saved = None
+        self._tokens: dict[str, list[int]] = {lease: [] for lease in self.leases}
+
+    def _node(self, name: str, number: int) -> Node:
+        world, options = self.world, self.options
+        ppm = options.drift_ppm
+
+        def spec(incarnation: str) -> NodeSpec:
+            return NodeSpec(
+                "sim", name, f"store-{name}", incarnation, tuple(self._lease(lease) for lease in self.leases),
+                ttl_ns=options.ttl_ns, renew_every_ns=options.renew_every_ns, ttl_max_ns=options.ttl_max_ns,
+                margin_ns=options.margin_ns, drift_ppm=ppm, slice_size=options.slice_size,
+                session_ttl_s=max(2, -(-2 * options.ttl_max_ns // NS_PER_S)),
+            )  # fmt: skip
+
+        def offset() -> int:
+            return world.between(0, 10**6) * NS_PER_S
+
+        clock = Clock(offset(), world.between(-ppm, ppm), offset(), world.between(-ppm, ppm))
+        del number
+        return Node(world, name, clock, spec)
+
+    def _lease(self, lease: str) -> LeaseSpec:
+        at = self.leases.index(lease)
+        names = list("abcd"[: self.options.nodes])
+        order = names[at % len(names) :] + names[: at % len(names)]
+        priorities = {node: 100 - 10 * rank for rank, node in enumerate(order)}
+        return LeaseSpec(
+            lease, priorities, digest="v.x", failback=self.options.failback, hold_down_ns=self.options.hold_down_ns,
+            flap_budget=self.options.flap_budget, drain_ns=200 * NS_PER_MS, resources=True,
+            replicated=self.options.replicated,
+        )  # fmt: skip
+
+    # The run
+
+    def run(self) -> Result:
+        """Unkind, kind, judged."""
+        world, options = self.world, self.options
+        for node in self.nodes.values():
+            world.after(world.between(0, NS_PER_S), self._starter(node))
+        self._plan_faults()
+        self._clients()
+        world.run_until(options.unkind_ns)
+        self._heal()
+        bound_ns = self.convergence_ns()
+        deadline_ns = world.now_ns + bound_ns
+        while world.now_ns < deadline_ns and self._wrong():
+            world.run_until(world.now_ns + 100 * NS_PER_MS)
+        if wrong := self._wrong():
+            world.history.add(world.now_ns, "unhealed", wrong)
+        else:
+            self._order()
+        world.history.add(world.now_ns, "ended")
+        found = judge(world.history.entries, self._bounds())
+        moves = sum(entry.what == "claim" and entry.facts[2] == "held" for entry in world.history.entries)
+        return Result(options, found, world.history.digest(), moves)
+
+    def _bounds(self) -> Bounds:
+        options = self.options
+        takeover_ns = 0
+        if options.profile == "crash" and options.nodes > 2 and options.faults.get("kill", 0) < 1:
+            takeover_ns = options.ttl_ns * 2 + options.margin_ns + NS_PER_S
+        return Bounds(options.hold_down_ns, options.flap_budget, options.drift_ppm, takeover_ns)
+
+    def convergence_ns(self) -> int:
+        """How long the kind world may take: every wait there is, one after the other."""
+        options = self.options
+        waits_ns = 6 * (options.ttl_max_ns + options.margin_ns) + 2 * options.hold_down_ns
+        return waits_ns + 20 * NS_PER_S + 12 * options.renew_every_ns
+
+    def _starter(self, node: Node) -> Callable[[], None]:
+        def start() -> None:
+            if not node.alive:
+                self._begin(node)
+
+        return start
+
+    def _begin(self, node: Node) -> None:
+        self.world.history.add(self.world.now_ns, "registered", node.name)
+        node.start()
+
+    def _plan_faults(self) -> None:
+        world, options = self.world, self.options
+        for node in self.nodes.values():
+            for fault, mean in options.faults.items():
+                count = world.chance.choices((0, 1, 2, 4), weights=(2, 2, 1, 0.5))[0] * mean
+                for _ in range(round(count)):
+                    at_ns = world.between(NS_PER_S, options.unkind_ns)
+                    world.after(at_ns, self._fault(getattr(self, f"_do_{fault}"), node))
+
+    def _fault(self, do: Callable[[Node], None], node: Node) -> Callable[[], None]:
+        def happen() -> None:
+            if not self.world.healed:
+                do(node)
+
+        return happen
+
+    def _clients(self) -> None:
+        for lease in self.leases:
+            for node in self.nodes.values():
+                node.client_writes(lease)
+        self.world.after(self.world.between(20 * NS_PER_MS, 120 * NS_PER_MS), self._clients)
+
+    def _heal(self) -> None:
+        world = self.world
+        world.healed = True
+        for cut in (world.cut_requests, world.cut_replies, world.cut_watch):
+            cut.clear()
+        for node in self.nodes.values():
+            node.thaw()
+            if not node.alive or node.stopped or node.state.stopping:
+                node.alive = False
+                self._begin(node)
+            for lease in self.leases:
+                self._tell_health(node, lease, penalty=0, why="")
+                if self.options.replicated:
+                    self._streams(node, lease, frozenset(f"store-{name}" for name in self.nodes))
+
+    def _wrong(self) -> str:
+        """What is not as it should be in a kind world; empty if all is."""
+        for lease in self.leases:
+            holders = [node.name for node in self.nodes.values() if node.holds(lease)]
+            if len(holders) != 1:
+                roles = {node.name: node.state.leases[lease].role.value for node in self.nodes.values()}
+                return f"{lease} is held by {holders or 'nobody'}: {roles}"
+            if self.options.failback and holders[0] != self._preferred(lease) and not self._spent(lease):
+                return f"{lease} is with {holders[0]} and not back"
+        return ""
+
+    def _preferred(self, lease: str) -> str:
+        priorities = self._lease(lease).priorities
+        return max(priorities, key=lambda name: priorities[name])
+
+    def _spent(self, lease: str) -> bool:
+        """The flap budget keeps the lease where it is."""
+        node = self.nodes[self._preferred(lease)]
+        return placement.budget_free_at(Draft(node.state, node.now()), lease) is not None
+
+    def _order(self) -> None:
+        """In the kind world an order is carried out at once."""
+        world, lease = self.world, self.leases[0]
+        world.run_until(world.now_ns + NS_PER_S)
+        holder = next((node for node in self.nodes.values() if node.holds(lease)), None)
+        if holder is None:
+            world.history.add(world.now_ns, "unhealed", f"{lease} lost its holder in a kind world")
+            return
+        best = placement.best_other(Draft(holder.state, holder.now()), lease)
+        if best is None:
+            return
+        target = best.node
+        began_ns = world.now_ns
+        self._intend(lease, target, holder.state.leases[lease].token, "order")
+        world.run_until(began_ns + ORDER_NS)
+        done = any(
+            entry.what == "present" and entry.at_ns >= began_ns and entry.facts == (target, lease)
+            for entry in world.history.entries
+        )
+        if not done:
+            roles = {node.name: node.state.leases[lease].role.value for node in self.nodes.values()}
+            world.history.add(
+                world.now_ns, "unhealed", f"switchover of {lease} to {target} was not done: {roles}"
+            )
+
+    def _intend(self, lease: str, target: str, token: int, reason: str) -> None:
+        intent = IntentRecord(Kind.SWITCHOVER, "operator", token, target, reason)
+        self.world.etcd.write((Put(records.intent_key(lease), records.encode(intent)),))
+
+    # Faults and orders, one a method
+
+    def _lease_of_chance(self) -> str:
+        return self.world.chance.choice(self.leases)
+
+    def _do_kill(self, node: Node) -> None:
+        if node.alive:
+            node.kill()
+
+    def _do_restart(self, node: Node) -> None:
+        if not node.alive or node.stopped:
+            node.alive = False
+            self._begin(node)
+
+    def _do_stop(self, node: Node) -> None:
+        node.give(events.StopAsked)
+
+    def _do_freeze(self, node: Node) -> None:
+        if node.alive:
+            node.freeze(self.world.between(self.options.ttl_ns // 4, 4 * self.options.ttl_ns))
+
+    def _do_cut(self, node: Node) -> None:
+        self.world.cut_requests.add(node.name)
+        self.world.cut_replies.add(node.name)
+
+    def _do_cut_requests(self, node: Node) -> None:
+        self.world.cut_requests.add(node.name)
+
+    def _do_cut_replies(self, node: Node) -> None:
+        self.world.cut_replies.add(node.name)
+
+    def _do_cut_watch(self, node: Node) -> None:
+        self.world.cut_watch.add(node.name)
+
+    def _do_heal(self, node: Node) -> None:
+        for cut in (self.world.cut_requests, self.world.cut_replies, self.world.cut_watch):
+            cut.discard(node.name)
+
+    def _do_elect(self, _: Node) -> None:
+        self.world.elect()
+
+    def _do_switchover(self, node: Node) -> None:
+        lease = self._lease_of_chance()
+        token = self._token(lease)
+        late_ns = self.world.between(0, 50 * NS_PER_MS)
+        self._tokens[lease].append(token)
+        self.world.after(late_ns, lambda: self._intend(lease, node.name, token, "order"))
+
+    def _do_stale_intent(self, node: Node) -> None:
+        lease = self._lease_of_chance()
+        old = [token for token in self._tokens[lease] if token != self._token(lease)]
+        token = self.world.chance.choice(old) if old else 1
+        self._intend(lease, node.name, token, "stale")
+
+    def _token(self, lease: str) -> int:
+        kv = self.world.etcd.keys.get(records.claim_key(lease))
+        return kv.mod if kv is not None else 0
+
+    def _do_ttl(self, node: Node) -> None:
+        ttl_ns = (
+            self.options.ttl_ns * self.world.chance.choice((1, 1, 2, 3)) // self.world.chance.choice((1, 2))
+        )
+        node.give(lambda at: events.TtlChanged(at, ttl_ns))
+
+    def _do_health(self, node: Node) -> None:
+        lease = self._lease_of_chance()
+        why = self.world.chance.choice(("", "gateway gone"))
+        self._tell_health(node, lease, penalty=self.world.chance.choice((0, -15, -60)), why=why)
+
+    def _tell_health(self, node: Node, lease: str, *, penalty: int, why: str) -> None:
+        if node.alive:
+            before = node.state.leases[lease]
+            if (before.penalty, before.ineligible) != (penalty, why):
+                self.world.history.add(self.world.now_ns, "well", node.name, lease, not why)
+            node.give(lambda at: events.HealthChanged(at, lease, penalty, why))
+
+    def _do_copies(self, node: Node) -> None:
+        lease = self._lease_of_chance()
+        if node.holds(lease):
+            chosen = [f"store-{name}" for name in self.nodes if self.world.chance.random() < 0.6]
+            self._streams(node, lease, frozenset((*chosen, f"store-{node.name}")))
+
+    def _streams(self, node: Node, lease: str, stores: frozenset[str]) -> None:
+        """The replication of a holder streams to these from now on; a new one was brought up to date first."""
+        before = node.state.leases[lease].wanted or frozenset()
+        for store in sorted(stores - before):
+            self.world.history.add(self.world.now_ns, "copied", lease, store)
+        node.give(lambda at: events.CopiesReported(at, lease, stores))
+
+    def _do_drop_session(self, node: Node) -> None:
+        if node.state.session.id:
+            self.world.etcd.write((Delete(records.session_key(node.state.session.id)),))
+
+    def _do_drop_claim(self, _: Node) -> None:
+        self.world.etcd.write((Delete(records.claim_key(self._lease_of_chance())),))
+
+    def _do_revoke(self, node: Node) -> None:
+        self.world.etcd.revoke(node.state.session.id)
+
+    def _do_compact(self, _: Node) -> None:
+        self.world.etcd.compact(self.world.etcd.revision - self.world.between(0, 3))
+
+    def _do_remove_vip(self, node: Node) -> None:
+        node.remove_vip(self._lease_of_chance())
+
+    def _do_save(self, _: Node) -> None:
+        self._saved = self.world.etcd.save()
+
+    def _do_restore(self, _: Node) -> None:
+        if self._saved is not None:
+            self.world.etcd.restore(self._saved, self.world.now_ns)
+            self.world.history.add(self.world.now_ns, "restored")
+
+
+def run_seed(seed: int, profile: str = "") -> Result:
+    """The run of a seed: always the same."""
+    return Run(drawn(seed, profile)).run()

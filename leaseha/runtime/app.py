@@ -27,6 +27,8 @@ from leaseha.runtime.executor import Executor, Observer
 from leaseha.runtime.lock import AgentLock, make_folder, store_id
 from leaseha.runtime.operator import members_of
 from leaseha.runtime.pump import Pump
+from leaseha.runtime.reach import Reach
+from leaseha.runtime.rights import require_rights
 from leaseha.runtime.service import Parts, Repository, Service
 from leaseha.runtime.status import STATUS_SOCKET, Answers, StatusServer
 from leaseha.runtime.stores import EtcdStore, make_client
@@ -70,10 +72,11 @@ class Agent:
     async def run(self) -> None:
         """Until a stop is asked for and done. Raises `LeasehaError` for what makes the node unable to run."""
         config = self.config
+        require_rights()
         make_folder(config.runtime_dir, "the runtime directory (runtime_dir)")
         lock = AgentLock(config.runtime_dir)
         spec = self._spec()
-        store = EtcdStore(make_client(config))
+        store = EtcdStore(make_client(config), Reach(", ".join(map(str, config.etcd.endpoints))))
         self.pump = Pump(machine.initial(spec), self._execute, self._broken)
         self.pump.attach(asyncio.get_running_loop())
         for lease in config.leases:

@@ -13,6 +13,7 @@ from leaseha.adapters.etcd import known_bad
 from leaseha.config import Config
 from leaseha.core.records import NodeRecord, decode
 from leaseha.errors import OperationalError
+from leaseha.runtime import rights
 from leaseha.runtime.operator import ASK_TIMEOUT_S, etcd_of
 
 EVEN_NOTE = "an even number of members tolerates no more failures than one less"
@@ -54,26 +55,15 @@ def _machine(config: Config) -> list[Finding]:
         if lease.repository is not None and not _writable(lease.repository.path):
             text = f"lease.{lease.name}.repository.path = {lease.repository.path}: not a directory one can write to"
             found.append(Finding(grave=True, text=text))
-    if os.geteuid() != 0 and not _may_set_addresses():
-        text = (
-            "this account may not set addresses: run the agent as root, or with CAP_NET_ADMIN and CAP_NET_RAW"
-        )
-        found.append(Finding(grave=False, text=text))
+    if lacking := rights.lacking():
+        # Whoever checks need not be the account that will run the agent; root can be no more than it is.
+        found.append(Finding(grave=os.geteuid() == 0, text=rights.sentence(lacking)))
     return found
 
 
 def _writable(path: Path) -> bool:
     existing = path if path.exists() else path.parent
     return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
-
-
-def _may_set_addresses() -> bool:
-    """CAP_NET_ADMIN (12) and CAP_NET_RAW (13) are effective in this process."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("CapEff:"):
-            bits = int(line.split()[1], 16)
-            return bool(bits >> 12 & 1) and bool(bits >> 13 & 1)
-    return False
 
 
 async def _cluster(config: Config) -> list[Finding]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
 
 from leaseha.adapters.etcd import EtcdClient, Tls, User, WatchBatch, WatchNews, WatchReread
 from leaseha.config import Config, read_password
 from leaseha.core.events import Change
-from leaseha.core.values import Head, KeyValue, Outcome, Txn
+from leaseha.core.values import Head, KeyValue, Outcome, Txn, Unknown
+from leaseha.errors import OperationalError
+from leaseha.runtime.reach import Reach
 
 CLOSE_S: Final = 1.0
 """How long the end may take to revoke what is still held."""
+_Answer = TypeVar("_Answer")
 
 
 def make_client(config: Config) -> EtcdClient:
@@ -28,23 +31,29 @@ def make_client(config: Config) -> EtcdClient:
 class EtcdStore:
     """The executor's store: calls pass through; the watch and the keepalives run beside, one task each."""
 
-    def __init__(self, client: EtcdClient) -> None:
+    def __init__(self, client: EtcdClient, reach: Reach) -> None:
         self.client = client
+        self._reach = reach
         self._watching: asyncio.Task[None] | None = None
         self._keeping: dict[int, asyncio.Task[None]] = {}
         self._revoking: set[asyncio.Task[None]] = set()
 
     async def commit(self, txn: Txn, attempt: int, timeout_ns: int) -> Outcome:
         """Send once."""
-        return await self.client.commit(txn, attempt, timeout_ns)
+        outcome = await self.client.commit(txn, attempt, timeout_ns)
+        if isinstance(outcome, Unknown):
+            self._reach.failed(outcome.why)
+        else:
+            self._reach.answered()
+        return outcome
 
     async def read_all(self, timeout_s: float) -> tuple[Head, tuple[KeyValue, ...]]:
         """Everything under the prefix, linearizable. Raises `StoreError`."""
-        return await self.client.read_all(timeout_s)
+        return await self._asked(self.client.read_all(timeout_s))
 
     async def grant(self, ttl_s: int, timeout_s: float) -> int:
         """A fresh etcd lease. Raises `StoreError`."""
-        return await self.client.grant(ttl_s, timeout_s)
+        return await self._asked(self.client.grant(ttl_s, timeout_s))
 
     def keep_alive(self, session: int, every_s: float, doubted: Callable[[int], None]) -> None:
         """Keep an etcd lease alive until `release`."""
@@ -87,6 +96,15 @@ class EtcdStore:
             if task is not None:
                 task.cancel()
         await self.client.close()
+
+    async def _asked(self, asking: Awaitable[_Answer]) -> _Answer:
+        try:
+            answer = await asking
+        except OperationalError as error:
+            self._reach.failed(str(error))
+            raise
+        self._reach.answered()
+        return answer
 
     async def _revoke(self, session: int) -> None:
         await self.client.revoke(session, CLOSE_S)

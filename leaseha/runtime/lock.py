@@ -14,6 +14,10 @@ def make_folder(path: Path, what: str) -> None:
     """Make a folder with its parents, for its owner alone. Raises `OperationalError` naming it."""
     try:
         path.mkdir(mode=0o750, parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise OperationalError(
+            f"{what} {path} is no directory: move that file away, or name another place"
+        ) from error
     except OSError as error:
         raise OperationalError(f"{what} {path} cannot be made: {error.strerror}") from error
 

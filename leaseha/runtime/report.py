@@ -85,7 +85,7 @@ def _lease(draft: Draft, name: str, around: Surroundings) -> dict[str, Any]:
     return {
         "holder": record.node if held and record is not None else None,
         "holder_silent": silent,
-        "claim": record.hold.value if record is not None else ("unreadable" if seen.mod else "absent"),
+        "claim": record.hold.value if record is not None else _without_record(draft, seen.mod),
         "token": seen.mod or None,
         "epoch": record.epoch if record is not None else None,
         "since_ms": past.record.at_ms if past is not None else None,
@@ -98,6 +98,12 @@ def _lease(draft: Draft, name: str, around: Surroundings) -> dict[str, Any]:
         "candidates": _candidates(draft, name, holding, judge=around.source == "agent"),
         "note": _note(draft, name),
     }
+
+
+def _without_record(draft: Draft, mod: int) -> str:
+    if not draft.ready:
+        return "unknown: etcd has not answered yet"
+    return "unreadable" if mod else "absent"
 
 
 def _insync_nodes(draft: Draft, name: str) -> list[str]:
@@ -115,6 +121,8 @@ def _candidates(draft: Draft, name: str, holding: int, *, judge: bool) -> list[d
     rows = []
     for candidate in sorted(everyone, key=lambda c: (bool(c.why_not()), *c.order())):
         why_not = candidate.why_not()
+        if judge and candidate.node == draft.spec.node and not candidate.alive:
+            why_not = "has no session in etcd"
         rows.append(
             {
                 "node": candidate.node,

@@ -102,7 +102,8 @@ def under_its_claim(entries: list[Entry], _: Bounds) -> list[Violation]:
             lease, mod, hold, _, session, *_ = entry.facts
             claims[lease, mod] = (hold, session)
         elif entry.what == "restored":
-            claims.clear()
+            (revision,) = entry.facts
+            claims = {key: claim for key, claim in claims.items() if key[1] <= revision}
         elif entry.what == "told":
             node, lease, token, session, _ = entry.facts
             hold, named = claims.get((lease, token), ("", 0))
@@ -197,7 +198,9 @@ def calm(entries: list[Entry], bounds: Bounds) -> list[Violation]:
     found = []
     for entry in entries:
         at_ns = entry.at_ns
-        if entry.what == "registered":
+        if entry.what == "restored":
+            moves.clear()  # the history that counted them is gone with everything after the snapshot
+        elif entry.what == "registered":
             since[entry.facts[0]] = at_ns
             well_since = {key: well for key, well in well_since.items() if key[0] != entry.facts[0]}
         elif entry.what == "well":

@@ -390,7 +390,7 @@ class Node:
 
         def expire() -> None:
             if kernel.bound and kernel.ends_ns == ends_ns:
-                self._off(lease)
+                self.vanish(lease, "its lifetime ended")
 
         world.after(ends_ns - world.now_ns, expire)
 
@@ -399,11 +399,11 @@ class Node:
             self.kernel[lease].bound = False
             self.world.history.add(self.world.now_ns, "absent", self.name, lease)
 
-    def remove_vip(self, lease: str) -> None:
-        """Someone removes the address by hand; the kernel tells the agent."""
+    def vanish(self, lease: str, why: str) -> None:
+        """The address goes, by the kernel's or someone's hand; the kernel tells the agent."""
         if self.kernel[lease].bound:
             self._off(lease)
-            self.later(NS_PER_MS, lambda at: events.VipMissing(at, lease, "removed by hand"))
+            self.later(NS_PER_MS, lambda at: events.VipMissing(at, lease, why))
 
     def client_writes(self, lease: str) -> None:
         """A backup client's write, if it is heard and the gate lets it in; and its acknowledgement."""

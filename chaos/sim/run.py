@@ -84,6 +84,8 @@ class Run:
         self._heal()
         bound_ns = self.convergence_ns()
         deadline_ns = world.now_ns + bound_ns
+        # What was broken at the last moment (a claim deleted by hand) must show before it is looked for.
+        world.run_until(world.now_ns + 2 * (options.ttl_max_ns + options.margin_ns))
         while world.now_ns < deadline_ns and self._wrong():
             world.run_until(world.now_ns + 100 * NS_PER_MS)
         if wrong := self._wrong():
@@ -308,7 +310,7 @@ class Run:
         self.world.etcd.compact(self.world.etcd.revision - self.world.between(0, 3))
 
     def _do_remove_vip(self, node: Node) -> None:
-        node.remove_vip(self._lease_of_chance())
+        node.vanish(self._lease_of_chance(), "removed by hand")
 
     def _do_save(self, _: Node) -> None:
         self._saved = self.world.etcd.save()
@@ -316,7 +318,7 @@ class Run:
     def _do_restore(self, _: Node) -> None:
         if self._saved is not None:
             self.world.etcd.restore(self._saved, self.world.now_ns)
-            self.world.history.add(self.world.now_ns, "restored")
+            self.world.history.add(self.world.now_ns, "restored", self._saved.revision)
 
 
 def run_seed(seed: int, profile: str = "") -> Result:

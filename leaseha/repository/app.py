@@ -258,8 +258,12 @@ class App:
             count.bytes_in += exchange.body.received
             count.bytes_out += exchange.sent
             count.unready += exchange.status == 503
-        if access.isEnabledFor(logging.INFO):
-            access.info(
+        # Restores and checks read thousands of pieces a second: their lines are for whoever asks for them.
+        plain_read = exchange.request.method in {"GET", "HEAD"} and exchange.status in {200, 206}
+        level = logging.DEBUG if plain_read else logging.INFO
+        if access.isEnabledFor(level):
+            access.log(
+                level,
                 '%s "%s %s" %s in=%d out=%d %.1fms%s',
                 exchange.connection.peer,
                 exchange.request.method,

@@ -14,6 +14,7 @@ higher token answers 409 to whatever a late holder sends.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,7 +45,8 @@ class Word:
 class Gate:
     """Open under one word at most. Words come from one thread; passes are used by many.
 
-    The word is one attribute that is replaced whole, so readers need no lock.
+    The word is one attribute that is replaced whole, so readers need no lock. Whoever replaces it has the
+    lock: else a word that is just being extended could undo the closing by a worker.
     """
 
     def __init__(
@@ -53,10 +55,14 @@ class Gate:
         clock: Callable[[], Instant] = now,
         superseded: Callable[[], None] = lambda: None,
     ) -> None:
-        """`superseded` is called, from any thread, when a higher token was found and the gate closed."""
+        """`superseded` is called when a higher token was found and the gate closed.
+
+        It comes from any thread, with the lock held: it may set a flag, no more.
+        """
         self._ledger = ledger
         self._clock = clock
         self._superseded = superseded
+        self._lock = threading.Lock()
         self._word: Word | None = None
         self._why_closed = "not serving"
         self._entering = False
@@ -72,16 +78,18 @@ class Gate:
         if word.deadline.deadline_passed(self._clock()):
             self._why_closed = "the deadline passed before the gate was open"
             raise GateClosedError(self._why_closed)
-        self._word = word
-        self._entering = True
+        with self._lock:
+            self._word = word
+            self._entering = True
 
     def extend(self, token: int, deadline: Instant) -> bool:
         """Move the deadline, in either direction. False: closed, passed, or of another token: nothing changed."""
-        word = self._word
-        if word is None or word.mark.token != token or word.deadline.deadline_passed(self._clock()):
-            return False
-        self._word = Word(word.mark, deadline)
-        return True
+        with self._lock:
+            word = self._word
+            if word is None or word.mark.token != token or word.deadline.deadline_passed(self._clock()):
+                return False
+            self._word = Word(word.mark, deadline)
+            return True
 
     def drain(self, why: str) -> None:
         """Nothing new enters; who is in may finish until the deadline or `close`."""
@@ -90,6 +98,10 @@ class Gate:
 
     def close(self, why: str) -> None:
         """Nothing enters and no pass is good any more."""
+        with self._lock:
+            self._close(why)
+
+    def _close(self, why: str) -> None:
         self._why_closed = why
         self._entering = False
         self._word = None
@@ -126,8 +138,11 @@ class Gate:
         try:
             self._ledger.check(mark)
         except TokenTooOldError as old:
-            self.close(str(old))
-            self._superseded()
+            with self._lock:
+                # Not when the higher token is our own, under which the gate is open again since.
+                if self._word is not None and self._word.mark == mark:
+                    self._close(str(old))
+                    self._superseded()
             raise GateClosedError(str(old)) from old
         self.check(mark)
 

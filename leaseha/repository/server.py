@@ -35,6 +35,7 @@ _BACKLOG: Final = 256
 _STAY_MS: Final = 20
 """How long a worker waits for the next request before it parks the connection."""
 _SWEEP_S: Final = 1.0
+_YOUNG_NS: Final = 1_000_000_000
 _WATCH: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLONESHOT
 
 
@@ -204,7 +205,13 @@ class Server:
         self._resume_listeners()
 
     def _close_idlest(self) -> bool:
-        idle = [one for one in self._connections.values() if one.parked and not one.pending]
+        """Make room. One that has just come is about to ask: it is not pushed out by the next newcomer."""
+        young_ns = time.monotonic_ns() - _YOUNG_NS
+        idle = [
+            one
+            for one in self._connections.values()
+            if one.parked and not one.pending and (one.served or one.since_ns < young_ns)
+        ]
         if idle:
             self._close(min(idle, key=lambda one: one.since_ns))
         return bool(idle)

@@ -4,7 +4,9 @@ import hashlib
 import http.client
 import json
 import logging
+import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +24,11 @@ from leaseha.repository.tokens import Mark, TokenLedger
 
 HOST = "127.0.0.1"
 LONG_NS = 300 * NS_PER_S
+CHILD_ENV = {
+    **os.environ,
+    "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), *sys.path])),
+}
+"""What a child needs to import what the test imports."""
 
 
 def free_port(host: str = HOST) -> int:

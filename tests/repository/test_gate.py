@@ -132,6 +132,17 @@ def test_a_higher_token_in_the_directory_closes_the_gate_of_the_stale_one(bench,
     assert bench.lost == 1
 
 
+def test_a_late_request_of_an_old_token_does_not_close_the_gate_under_the_new_one(bench):
+    bench.open(7)
+    late = bench.gate.enter()
+    bench.open(9)
+    with pytest.raises(GateClosedError):
+        late.check_directory()
+
+    bench.gate.enter().check_directory()
+    assert bench.lost == 0
+
+
 def test_a_higher_epoch_outranks_every_token(bench):
     """After a restored etcd revisions begin anew; `recover` raises the epoch."""
     bench.open(900, epoch=0)

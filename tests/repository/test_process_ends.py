@@ -15,7 +15,7 @@ import pytest
 
 from leaseha.repository.control import Notice, RepositoryError, RepositoryProcess
 from tests.repository.agent import BODY, TOP, URL, Agent, in_s, reset_or_closed
-from tests.repository.served import HOST, free_port, post_head, read_all
+from tests.repository.served import CHILD_ENV, HOST, free_port, post_head, read_all
 
 
 async def test_a_stale_process_of_another_node_is_refused_by_token(agent: Agent, new_agent):
@@ -150,9 +150,7 @@ def test_it_dies_with_its_agent(tmp_path: Path):
     """SIGKILL of the parent: nothing of the child may serve or acknowledge any more, and it does not linger."""
     port = free_port()
     command = [sys.executable, "-c", textwrap.dedent(PARENT), str(tmp_path / "data"), str(port)]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, cwd=TOP, env={**os.environ, "PYTHONPATH": str(TOP)}
-    ) as parent:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=TOP, env=CHILD_ENV) as parent:
         child = int(parent.stdout.readline())
         with socket.create_connection((HOST, port), timeout=20) as sock:
             sock.sendall(post_head(URL, len(BODY)) + BODY[:-1])

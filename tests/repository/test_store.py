@@ -13,7 +13,7 @@ from leaseha.repository.paths import Address, Kind
 from leaseha.repository.store import DirectoryStore, WrongHashError
 from leaseha.repository.temporary import Temporaries
 from leaseha.repository.tokens import Mark
-from tests.repository.served import name_of
+from tests.repository.served import CHILD_ENV, name_of
 
 MARK = Mark(0, 7)
 BODY = b"some bytes"
@@ -129,7 +129,7 @@ def test_only_leftovers_of_the_dead_are_removed(tmp_path: Path):
         stdout=subprocess.PIPE,
         text=True,
         cwd=top,
-        env={**os.environ, "PYTHONPATH": str(top)},
+        env=CHILD_ENV,
     ) as other:
         theirs = other.stdout.readline().strip()
         assert Temporaries(folder).remove_stale() == 0

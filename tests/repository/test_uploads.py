@@ -16,7 +16,7 @@ import pytest
 from leaseha.repository.server import Limits
 from leaseha.repository.store import DirectoryStore
 from leaseha.repository.temporary import Temporaries, Temporary
-from tests.repository.served import Client, Served, in_thread, name_of, post_head, read_all, until
+from tests.repository.served import CHILD_ENV, Client, Served, in_thread, name_of, post_head, read_all, until
 
 BODY = os.urandom(3_000_000)
 NAME = name_of(BODY)
@@ -196,7 +196,7 @@ def test_a_disk_that_is_really_full_says_so_with_and_without_a_length(tmp_path: 
         text=True,
         timeout=60,
         cwd=TOP,
-        env={**os.environ, "PYTHONPATH": str(TOP)},
+        env=CHILD_ENV,
     )
 
     assert done.stdout.split("\n") == ["200", "507", "507", "200", "[] []", ""], done.stderr
@@ -259,17 +259,18 @@ def test_a_client_that_stalls_in_its_body_is_let_go(serve):
 
 def test_more_clients_than_allowed_push_out_the_idle_or_wait(serve):
     served = serve(limits=Limits(connections=3, workers=2))
+    body = os.urandom(20_000)
     with contextlib.ExitStack() as stack:
-        idle = [stack.enter_context(served.dial()) for _ in range(6)]
+        idle = [stack.enter_context(served.dial()) for _ in range(3)]
         until(lambda: served.server.counts()[0] == 3, "as many as allowed are accepted")
         assert served.ask("GET", "/r/data/").body == b"[]"
         busy = [stack.enter_context(served.dial()) for _ in range(3)]
         for sock in busy:
-            sock.sendall(post_head(URL, len(BODY)) + BODY[:-1])
+            sock.sendall(post_head(f"/r/data/{name_of(body)}", len(body)) + body[:-1])
         until(lambda: len(served.temporaries()) == 2, "both workers are busy")
         last = stack.enter_context(served.dial())
         last.sendall(b"GET /r/data/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         for sock in busy:
-            sock.sendall(BODY[-1:])
+            sock.sendall(body[-1:])
         assert read_all(last).endswith(b"]")
-        assert len(idle) == 6
+        assert len(idle) == 3

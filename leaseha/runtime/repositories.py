@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import Final
 
 import tenacity
 
 from leaseha.core.values import Instant
 from leaseha.errors import ResourceError
 from leaseha.repository.control import Answer, Notice, RepositoryError, RepositoryProcess
+
+PULSE_S: Final = 2.0
+"""How often a serving process is asked for a sign of life."""
 
 _log = logging.getLogger("leaseha.repository")
 
@@ -27,6 +32,7 @@ class WarmRepository:
         self._closing = False
         self._process = RepositoryProcess(path, self._heard)
         self._restarting: asyncio.Task[None] | None = None
+        self._pulse: asyncio.Task[None] | None = None
 
     async def ensure_running(self) -> None:
         """Up and warm. Raises `ResourceError`."""
@@ -40,6 +46,8 @@ class WarmRepository:
         await self.ensure_running()
         self._refused(await self._asked(self._process.serve(vips, port, token, epoch, deadline)))
         self._serving = True
+        if self._pulse is None or self._pulse.done():
+            self._pulse = asyncio.get_running_loop().create_task(self._feel_pulse())
 
     def extend(self, token: int, deadline: Instant) -> None:
         """Move the deadline."""
@@ -47,7 +55,7 @@ class WarmRepository:
 
     async def stop(self, drain_s: float) -> None:
         """Close the gate; when this returns, or raises, nothing can be acknowledged any more."""
-        self._serving = False
+        self._let_be()
         if self._process.running:
             answer = await self._asked(self._process.stop(drain_s))
             if answer.cut:
@@ -57,10 +65,24 @@ class WarmRepository:
     async def close(self) -> None:
         """End the process."""
         self._closing = True
-        self._serving = False
+        self._let_be()
         if self._restarting is not None:
             self._restarting.cancel()
         await self._process.close()
+
+    def _let_be(self) -> None:
+        """It is not expected to serve from now on."""
+        self._serving = False
+        if self._pulse is not None:
+            self._pulse.cancel()
+            self._pulse = None
+
+    async def _feel_pulse(self) -> None:
+        """A process that hangs is as bad as a dead one: it is killed when it does not answer, and that is told."""
+        with contextlib.suppress(RepositoryError):
+            while self._serving:
+                await asyncio.sleep(PULSE_S)
+                await self._process.status()
 
     async def _asked(self, asking: Awaitable[Answer]) -> Answer:
         try:
@@ -91,7 +113,9 @@ class WarmRepository:
             _log.error("repository %s: %s", notice.kind, notice.why, extra={"lease": self._lease})
         elif was_serving:
             _log.warning("repository stopped serving: %s", notice.why, extra={"lease": self._lease})
-        if was_serving and notice.kind != "closed":
+        if was_serving:
+            # Also when it closed its gate by itself while this node holds on: nobody else would open it again.
+            self._serving = False
             self._failed(notice.why)
         if notice.kind == "ended" and not self._closing and not was_serving:
             self._restarting = asyncio.get_running_loop().create_task(self._warm_up())

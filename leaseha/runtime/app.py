@@ -200,7 +200,7 @@ class Agent:
         self.pump.give(events.HealthChanged(clock.now(), lease, penalty, ineligible))
 
     def _lease_warning(self, lease: str, text: str) -> None:
-        _log.warning("%s", text, extra={"lease": lease})
+        _log.warning("%s", text, extra={"leaseha": {"lease": lease}})
 
     def on_link(self, link: Link) -> None:
         """A link was found or changed: carrier checks, and announcements when it comes back."""
@@ -236,7 +236,7 @@ class Agent:
         for name, service in self._services.items():
             if service.bound and claim.ip in service.parts.vips:
                 why = f"{claim.mac} claims {claim.ip}"
-                _log.warning("foreign claim heard: %s", why, extra={"lease": name})
+                _log.warning("foreign claim heard: %s", why, extra={"leaseha": {"lease": name}})
                 self.pump.give(events.Doubt(clock.now(), name, why))
 
     def _doubt_all(self, interface: str, why: str) -> None:

@@ -60,7 +60,7 @@ class WarmRepository:
             answer = await self._asked(self._process.stop(drain_s))
             if answer.cut:
                 text = "%d requests were reset: they did not finish within the drain time"
-                _log.warning(text, answer.cut, extra={"lease": self._lease})
+                _log.warning(text, answer.cut, extra={"leaseha": {"lease": self._lease}})
 
     async def close(self) -> None:
         """End the process."""
@@ -110,9 +110,13 @@ class WarmRepository:
         was_serving = self._serving
         if notice.kind in ("ended", "fault"):
             self._serving = False
-            _log.error("repository %s: %s", notice.kind, notice.why, extra={"lease": self._lease})
+            _log.error(
+                "repository %s: %s", notice.kind, notice.why, extra={"leaseha": {"lease": self._lease}}
+            )
         elif was_serving:
-            _log.warning("repository stopped serving: %s", notice.why, extra={"lease": self._lease})
+            _log.warning(
+                "repository stopped serving: %s", notice.why, extra={"leaseha": {"lease": self._lease}}
+            )
         if was_serving:
             # Also when it closed its gate by itself while this node holds on: nobody else would open it again.
             self._serving = False
@@ -124,4 +128,4 @@ class WarmRepository:
         try:
             await self._start()
         except ResourceError as error:
-            _log.error("%s", error, extra={"lease": self._lease})
+            _log.error("%s", error, extra={"leaseha": {"lease": self._lease}})

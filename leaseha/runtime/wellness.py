@@ -109,7 +109,12 @@ class Wellness:
     def _verdict(self, lease: str, check: str, healthy: bool, detail: str) -> None:
         level = logging.INFO if healthy else logging.WARNING
         _log.log(
-            level, "check %s %s: %s", check, "passes" if healthy else "fails", detail, extra={"lease": lease}
+            level,
+            "check %s %s: %s",
+            check,
+            "passes" if healthy else "fails",
+            detail,
+            extra={"leaseha": {"lease": lease}},
         )
         self._tell(lease)
 

@@ -25,7 +25,7 @@ def test_the_prose_explains_each_role():
 def test_the_log_lines_of_the_prose_quote_rows_that_exist():
     prose = PAGE.read_text(encoding="utf-8").partition(table.BEGIN)[0]
     quoted = [line for line in prose.splitlines() if re.search(r"\[[A-Z]+ -> ", line)]
-    rows = {r.id: (f"{r.reason}: ", f"[{r.role} -> {r.to}, {r.id}") for r in transitions.ROWS}
+    rows = {r.id: (f"{r.reason} (", f"[{r.role} -> {r.to}, {r.id}") for r in transitions.ROWS}
 
     assert quoted
     for line in quoted:

@@ -13,8 +13,8 @@ def test_a_first_node_takes_a_new_lease_at_once() -> None:
     world.start()
     world.run(0.1)
 
-    assert ["a"] == world.holders()
-    assert ["S-absent", "C-noted", "S-free", "C-won", "P-up"] == world.rows("a")
+    assert world.holders() == ["a"]
+    assert world.rows("a") == ["S-absent", "C-noted", "S-free", "C-won", "P-up"]
 
 
 def test_a_dead_holder_is_replaced_after_its_ttl_and_margin() -> None:
@@ -25,11 +25,11 @@ def test_a_dead_holder_is_replaced_after_its_ttl_and_margin() -> None:
     world.kill("a")
     world.run(6.3)
 
-    assert [] == world.holders()
+    assert world.holders() == []
 
     world.run(1.5)
 
-    assert ["b"] == world.holders()
+    assert world.holders() == ["b"]
 
 
 def test_the_better_node_gets_its_lease_back_after_the_hold_down() -> None:
@@ -40,11 +40,11 @@ def test_the_better_node_gets_its_lease_back_after_the_hold_down() -> None:
     world.start("a")
     world.run(2)
 
-    assert ["b"] == world.holders()
+    assert world.holders() == ["b"]
 
     world.run(4)
 
-    assert ["a"] == world.holders()
+    assert world.holders() == ["a"]
     assert world.rows("b")[-2:] == ["H-failback", "Y-gone"]
 
 
@@ -58,4 +58,4 @@ def test_a_stop_is_a_release() -> None:
 
     assert Role.STOPPED is world.role("a")
     assert world.nodes["a"].stopped
-    assert ["b"] == world.holders()
+    assert world.holders() == ["b"]

@@ -75,7 +75,7 @@ class OtlpSender:
             ),
             wait=tenacity.wait_exponential(multiplier=0.25, max=RETRY_WAIT_MAX_S),
             sleep=tenacity.sleep_using_event(closing),
-            before_sleep=lambda state: complain(f"telemetry: no answer yet: {_of(state)}"),
+            before_sleep=lambda state: complain(f"no answer yet: {_of(state)}"),
             reraise=True,
         )
 

@@ -180,7 +180,9 @@ class Telemetry:
         from leaseha.adapters.telemetry import otlp  # late, and in this thread: half a second of imports
 
         exporter = otlp.grpc_exporter(endpoint) if protocol == "grpc" else otlp.http_exporter(endpoint)
-        sender = otlp.OtlpSender(exporter, self._resource, closing, complaints.say)
+        sender = otlp.OtlpSender(
+            exporter, self._resource, closing, lambda why: complaints.say(f"traces to {endpoint}: {why}")
+        )
         return sender.deliver
 
 

@@ -195,11 +195,12 @@ def refused(draft: Draft, write: OwnWrite, revision: int, reads: tuple[KeyValue,
         draft.set(view=views.with_reads(draft.view, draft.at, revision, reads))
     own_key = records.session_key(draft.session.id)
     own = next((kv for kv in reads if kv.key == own_key), KeyValue(own_key, "", 0))
+    # With this write still among the pending ones: a second execution is refused after the first was applied.
+    found, ours = session.look(draft.session, draft.spec.incarnation, own)
     draft.session = session.without(draft.session, write.request)
     if draft.session.phase is Phase.REGISTERING:
-        _registration_refused(draft, own, revision)
+        _registration_refused(draft, own, found, ours)
         return
-    found, ours = session.look(draft.session, draft.spec.incarnation, own)
     if found is Found.OURS and ours is not None:
         committed(draft, ours, own.mod)
     elif found is Found.GONE:
@@ -214,9 +215,8 @@ def refused(draft: Draft, write: OwnWrite, revision: int, reads: tuple[KeyValue,
     lost_claims(draft)
 
 
-def _registration_refused(draft: Draft, own: KeyValue, revision: int) -> None:
+def _registration_refused(draft: Draft, own: KeyValue, found: Found, ours: OwnWrite | None) -> None:
     """T1 or T14 found its compares failed: registered by an earlier attempt, or claims have moved."""
-    found, ours = session.look(draft.session, draft.spec.incarnation, own)
     if found is Found.OURS and ours is not None:
         committed(draft, ours, own.mod)
     elif found is Found.LOST:

@@ -189,12 +189,6 @@ def failback_wanted(draft: Draft, lease: str) -> bool:
     return lease_spec(draft.spec, lease).failback
 
 
-def hold_down_over(draft: Draft, lease: str) -> bool:
-    """This node has been the better one for as long as the hold-down asks, on end."""
-    since = draft.leases[lease].better_since
-    return since is not None and hold_down_end(draft, lease, since).wait_over(draft.at)
-
-
 def hold_down_end(draft: Draft, lease: str, since: Instant) -> Instant:
     """When a node that is better since then may ask for the lease."""
     return since.plus(lease_spec(draft.spec, lease).hold_down_ns)

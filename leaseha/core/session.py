@@ -173,11 +173,6 @@ def waiting(session: Session) -> OwnWrite | None:
     return next((write for write in reversed(session.pending) if not write.answered), None)
 
 
-def unresolved(session: Session) -> bool:
-    """True while some write may or may not have been applied and nothing is under way to tell."""
-    return any(write.answered for write in session.pending)
-
-
 def covered(writes: Iterable[OwnWrite], lease: str) -> bool:
     """True if one of the writes concerns this lease."""
     return any(lease in write.leases for write in writes)

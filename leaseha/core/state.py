@@ -156,7 +156,6 @@ class NodeState:
     """The request number of T12; 0: not sent."""
     stop_by: Instant | None = None
     stopped: bool = False
-    slow_said: int = 0
     wake: Instant | None = None
 
 

@@ -72,7 +72,7 @@ def cluster(directory: Path | None = None, ttl: str = "1s") -> Iterator[Lab]:
     """Two nodes that send their spans to the host `collector`, under all instruments."""
     settings: dict[str, Any] = {
         "session": {"ttl": ttl},
-        "lease": {LEASE: {"hold_down": "1s", "flap_budget": 60}},
+        "lease": {LEASE: {"hold_down": "2s", "flap_budget": 60}},
         "telemetry": {"otlp_endpoint": f"http://10.77.0.1:{PORT}"},
     }
     nodes = (FIRST, OTHER)
@@ -100,8 +100,10 @@ def history(lab: Lab) -> list[dict[str, Any]]:
     return moves
 
 
-def move(lab: Lab, act: str) -> Transition:
-    """One transition, with both nodes standing as before it or as after it. Raises `LabError`."""
+def move(lab: Lab, act: str, since_ns: int) -> tuple[Transition, int]:
+    """One transition, and the instant at which it is over. `since_ns`: the end of the one before; a failback comes
+    by itself, at any time after that. Raises `LabError`.
+    """
     to, stop_s = (FIRST, None) if act == "failback" else (OTHER, None)
     if act != "failback":
         holding(lab, FIRST)
@@ -122,6 +124,8 @@ def move(lab: Lab, act: str) -> Transition:
         case _:
             if not lab.nodes[FIRST].running:
                 lab.start_node(FIRST)
+    if act == "failback":
+        began_ns = since_ns
     lab.prober.wait_for_answer(by=to, after_ns=began_ns, timeout_s=MOVE_S)
     holding(lab, to)
     ended_ns = lab.settle()
@@ -130,15 +134,15 @@ def move(lab: Lab, act: str) -> Transition:
     gap = max(gaps, key=lambda one: one.ms, default=Span(ended_ns, ended_ns))
     gap_at_ns = gap.start_ns + time.time_ns() - time.monotonic_ns()
     names = (told["kind"], told["from_node"], told["to_node"], told["trace_id"])
-    return Transition(act, *names, gap.ms, gap_at_ns, told["gap_ms"], stop_s)
+    return Transition(act, *names, gap.ms, gap_at_ns, told["gap_ms"], stop_s), ended_ns
 
 
 def run(lab: Lab, count: int, say: bool = False) -> Found:
     """So many transitions, one after the other. Raises `LabError` if the lease does not move."""
     found = Found()
-    began_ns = lab.settle()
+    began_ns = since_ns = lab.settle()
     for number in range(count):
-        transition = move(lab, CYCLE[number % len(CYCLE)])
+        transition, since_ns = move(lab, CYCLE[number % len(CYCLE)], since_ns)
         found.transitions.append(transition)
         wanted = KIND.get(transition.act, transition.act)
         if transition.kind != wanted:

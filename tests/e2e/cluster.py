@@ -131,7 +131,7 @@ def wait_until(
     while not fact():
         if time.monotonic() > end:
             raise LabError(f"did not come: {what}\n{more()}")
-        time.sleep(0.01)
+        time.sleep(0.01)  # waits for a fact: the one that is asked for
 
 
 def assert_no_traceback(folder: Path) -> None:

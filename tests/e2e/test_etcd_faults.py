@@ -141,8 +141,8 @@ def frozen_and_compacted(lab: Lab, member: EtcdMember, noticed: Callable[[], boo
     key = base64.b64encode(b"/somebody-else").decode()
     member.freeze()
     try:
-        for _ in range(3):
-            revision = leader.gateway("/v3/kv/put", {"key": key, "value": ""})["header"]["revision"]
+        answers = [leader.gateway("/v3/kv/put", {"key": key, "value": ""}) for _ in range(3)]
+        revision = answers[-1]["header"]["revision"]
         leader.gateway("/v3/kv/compaction", {"revision": revision, "physical": True})
         with contextlib.suppress(LabError):
             wait_until("the watch leaves the frozen member", noticed, WATCH_LEAVES_S)

@@ -8,7 +8,7 @@ import sys
 import time
 from collections import Counter
 
-from chaos.sim import bugs
+from chaos.sim import hunt
 from chaos.sim.options import PROFILES, drawn
 from chaos.sim.run import Result, Run, run_seed
 
@@ -29,7 +29,7 @@ def main() -> int:
     if arguments.seed is not None:
         return _again(arguments.seed, arguments.profile, verbose=arguments.v)
     if arguments.bugs is not None:
-        return bugs.hunt_all(arguments.bugs, arguments.jobs)
+        return hunt.hunt_all(arguments.bugs, arguments.jobs)
     return _campaign(arguments.seeds, arguments.start, arguments.jobs, arguments.profile)
 
 

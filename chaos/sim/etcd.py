@@ -54,6 +54,7 @@ class Saved:
     term: int
     keys: dict[str, KeyValue]
     leases: dict[int, Lease]
+    next_lease: int
 
 
 @dataclass(slots=True)
@@ -172,7 +173,7 @@ class FakeEtcd:
 
     def save(self) -> Saved:
         """A snapshot of now."""
-        return Saved(self.revision, self.term, dict(self.keys), dict(self.leases))
+        return Saved(self.revision, self.term, dict(self.keys), dict(self.leases), self.next_lease)
 
     def restore(self, saved: Saved, now_ns: int) -> None:
         """Go back to a snapshot, as an operator would after losing the cluster."""

@@ -206,7 +206,7 @@ class Node:
                 answered = True
                 self.give(lambda at: events.TxnDone(at, effect.request, outcome))
 
-        self.world.commit(self.name, effect.txn, answer)
+        self.world.commit(self.name, effect.txn, effect.what, answer)
         self.world.after(effect.timeout_ns, lambda: answer(Unknown("timeout")))
 
     def _note_sending(self, txn: Txn) -> None:

@@ -49,6 +49,13 @@ class Options:
     lost_replies: float = 0.0
     failing_effects: float = 0.0
     freeze_steps: float = 0.0
+    late_kinds: tuple[str, ...] = ()
+    """Transactions (`T9`, ...) that are often applied late, cut or not; for steering towards planted bugs."""
+    late_kind: float = 0.0
+    snatch: float = 0.0
+    """How often a claim is deleted by hand within a moment of being written."""
+    reuse_sessions: bool = False
+    """A restored etcd grants the ids anew that it had granted after the snapshot."""
     faults: dict[str, float] = field(default_factory=dict)
     """Fault or order to its mean number in the unkind time, for each node."""
 
@@ -88,6 +95,7 @@ def drawn(seed: int, profile: str = "") -> Options:
     options.hold_down_ns = chance.choice((500, 2000, 4000)) * NS_PER_MS
     options.flap_budget = chance.choice((1, 2, 3))
     options.failback = chance.random() < 0.8
+    options.unkind_ns = min(20 * NS_PER_S, 3 * NS_PER_S + 12 * ttl_ns)
     options.faults = dict(_FAULTS[chosen])
     _steer(options, chance)
     return options
@@ -118,4 +126,4 @@ def _steer(options: Options, chance: random.Random) -> None:
         options.lost_replies, options.copies = chance.choice((0.1, 0.25)), 0.4
         options.late_max_ns = options.ttl_ns * 4
     if options.profile == "calm":
-        options.unkind_ns = 60 * NS_PER_S
+        options.unkind_ns = 30 * NS_PER_S

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from chaos.checkers import Bounds, Violation, judge
+from chaos.sim.etcd import Saved
 from chaos.sim.node import Clock, Node
 from chaos.sim.options import Options, drawn
 from chaos.sim.world import World
@@ -38,7 +39,7 @@ class Run:
         self.options = options
         self.leases = [f"l{number}" for number in range(options.leases)]
         self.nodes = {name: self._node(name, at) for at, name in enumerate("abcd"[: options.nodes])}
-        self._saved = None
+        self._saved: Saved | None = None
         self._tokens: dict[str, list[int]] = {lease: [] for lease in self.leases}
 
     def _node(self, name: str, number: int) -> Node:
@@ -221,6 +222,20 @@ class Run:
             node.alive = False
             self._begin(node)
 
+    def _do_hard_release(self, node: Node) -> None:
+        """A holder lets go, is cut off meanwhile for longer than its ttl, and is well again."""
+        for lease in self.leases:
+            if node.holds(lease):
+                self._tell_health(node, lease, penalty=0, why="gateway gone")
+                self.world.after(self.world.between(0, 600 * NS_PER_MS), self._fault(self._do_cut, node))
+                end_ns = self.options.ttl_ns + self.world.between(600 * NS_PER_MS, 2 * self.options.ttl_ns)
+                self.world.after(end_ns, self._fault(self._do_heal, node))
+                self.world.after(end_ns, self._fault(self._do_recover, node))
+
+    def _do_recover(self, node: Node) -> None:
+        for lease in self.leases:
+            self._tell_health(node, lease, penalty=0, why="")
+
     def _do_stop(self, node: Node) -> None:
         node.give(events.StopAsked)
 
@@ -318,6 +333,8 @@ class Run:
     def _do_restore(self, _: Node) -> None:
         if self._saved is not None:
             self.world.etcd.restore(self._saved, self.world.now_ns)
+            if self.options.reuse_sessions:
+                self.world.etcd.next_lease = self._saved.next_lease
             self.world.history.add(self.world.now_ns, "restored", self._saved.revision)
 
 

@@ -16,7 +16,7 @@ from chaos.sim.etcd import FakeEtcd
 from chaos.sim.options import Options
 from leaseha.core import records
 from leaseha.core.events import Change
-from leaseha.core.values import NS_PER_MS, NS_PER_S, Outcome, Txn, Unknown
+from leaseha.core.values import NS_PER_MS, NS_PER_S, Delete, Outcome, Txn, Unknown
 
 ELECTION_NS: Final = (NS_PER_S // 2, 2 * NS_PER_S)
 EXPIRY_NS: Final = NS_PER_S // 4
@@ -91,6 +91,10 @@ class World:
                 )
         elif top == "leases" and rest.endswith("/claim"):
             lease = rest.removesuffix("/claim")
+            if change.now.mod and self.likely(self.options.snatch):
+                self.after(
+                    self.between(0, 60 * NS_PER_MS), lambda: self.etcd.write((Delete(change.now.key),))
+                )
             claim = records.decode(records.ClaimRecord, change.now.value) if change.now.mod else None
             self.history.claim(
                 self.now_ns,
@@ -112,8 +116,12 @@ class World:
             return self.between(10 * NS_PER_MS, self.options.slow_max_ns)
         return self.between(NS_PER_MS // 10, 3 * NS_PER_MS)
 
-    def commit(self, node: str, txn: Txn, answer: Callable[[Outcome], None]) -> None:
+    def commit(self, node: str, txn: Txn, what: str, answer: Callable[[Outcome], None]) -> None:
         """Send a transaction. Copies may be applied at any later time and in any order; the answer may be lost."""
+        if what in self.options.late_kinds and self.likely(self.options.late_kind):
+            late = self.between(0, self.options.late_max_ns)
+            self.after(late, lambda: self._arrive(node, txn, answer, first=True))
+            return
         copies = 1 + (self.chance.randrange(1, 3) if self.likely(self.options.copies) else 0)
         for number in range(copies):
             late = self.between(0, self.options.late_max_ns) if number else 0

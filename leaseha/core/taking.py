@@ -82,6 +82,8 @@ def _from_session(draft: Draft, old: int) -> Taking:
     if record is not None and record.life is Life.LIVE:
         at = deadline.of_wait(seen.at, record.ttl_ns, draft.spec.drift_ppm, record.margin_ns)
         return Taking(Way.T3, at, old)
+    if record is None:  # not readable, and so not known to be ended
+        return Taking(Way.T4, after_ttl_max(draft, seen.at), old)
     return Taking(Way.T4, believed_at(draft, seen), old)
 
 

@@ -155,6 +155,7 @@ def _register(draft: Draft) -> None:
     own = draft.session
     node = node_record(draft)
     names = [name for name in kept(draft) if not guards.past_deadline(draft, name)] if own.old else []
+    names = names[: draft.spec.batch_size]
     draft.set(published=records.encode(node), notes=unattached(draft))
     if names:
         letting = [Letting(n, draft.leases[n].token, 0, _held(draft, n, own.id, again=True)) for n in names]
@@ -165,9 +166,9 @@ def _register(draft: Draft) -> None:
 
 
 def unattached(draft: Draft) -> dict[str, Put | Delete]:
-    """The notes without the node record of an older session."""
-    own_key = records.node_key(draft.spec.node)
-    return {key: put for key, put in draft.node.notes.items() if key != own_key}
+    """The notes without those that hang on an older session: its etcd lease may be no more."""
+    notes = draft.node.notes
+    return {key: put for key, put in notes.items() if isinstance(put, Delete) or not put.lease}
 
 
 def slice_rounds(draft: Draft) -> int:

@@ -54,9 +54,9 @@ def due_at(draft: Draft) -> Instant | None:
         return None
     if own.sent_at is None:
         return draft.at
-    if own.pending:
+    if own.pending or own.phase is Phase.REGISTERING:
         return own.sent_at.plus(retry_ns(draft))
-    if own.phase is Phase.REGISTERING or draft.node.renew_asked or draft.node.notes:
+    if draft.node.renew_asked or draft.node.notes:
         return draft.at
     return own.sent_at.plus(draft.spec.renew_every_ns)
 

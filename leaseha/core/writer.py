@@ -44,7 +44,7 @@ def retry_ns(draft: Draft) -> int:
     write = session.waiting(draft.session)
     if write is None and draft.session.attempt < 3:
         return draft.spec.renew_every_ns // 10
-    return draft.spec.renew_every_ns // 2
+    return max(draft.spec.renew_every_ns // 2, 3 * draft.session.ttl_ns // session.PENDING_MAX)
 
 
 def due_at(draft: Draft) -> Instant | None:

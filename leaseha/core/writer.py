@@ -305,7 +305,8 @@ def _take(draft: Draft) -> bool:
                 continue
             if found.way is Way.T6:
                 new = placement.is_new(draft, name)
-                epoch = max(state.epoch, state.seen_epoch)
+                last = draft.view.claim(name).last
+                epoch = max(state.epoch, state.seen_epoch, last.epoch if last is not None else 1)
                 _send(
                     draft, "T6", transactions.t6_write_absent_down(_own(draft), name, new, epoch), [name], ()
                 )

@@ -136,9 +136,12 @@ def same_vips(one: str | None, other: str) -> bool:
 
 
 def is_new(draft: Draft, lease: str) -> bool:
-    """No claim, no in-sync set, no history: nobody has ever held it."""
+    """No claim, no in-sync set, no history, and none was ever seen here: nobody has ever held it.
+
+    Keys that were there and are gone were deleted, perhaps under a holder that does not know it yet.
+    """
     view = draft.view
-    return view.claim(lease).mod == 0 and view.insync(lease).mod == 0 and not view.past(lease)
+    return lease not in view.claims and lease not in view.insyncs and not view.past(lease)
 
 
 def holding_session(draft: Draft, lease: str) -> int:

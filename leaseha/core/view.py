@@ -124,7 +124,8 @@ class _Editor:
             self._history(change, name, int(key[1]))
         elif kind is not None:
             table = self.table(name)
-            table[key] = _newer(kind, table.get(key), change, at, watched)
+            if change.now.mod or key in table:  # absent, and never seen: `since` says it already
+                table[key] = _newer(kind, table.get(key), change, at, watched)
 
     def _history(self, change: Change, lease: str, token: int) -> None:
         """History is read, not decided on by revision: an entry is there or not."""

@@ -212,7 +212,7 @@ def refused(draft: Draft, write: OwnWrite, revision: int, reads: tuple[KeyValue,
     if write.what == "T9" and draft.leases[write.leases[0]].mine:
         draft.update(write.leases[0], way=Way.NONE)
         draft.set(renew_asked=True)
-    lost_claims(draft)
+    lost_claims(draft, none_applied=found is Found.SAME)
 
 
 def _registration_refused(draft: Draft, own: KeyValue, found: Found, ours: OwnWrite | None) -> None:
@@ -236,8 +236,11 @@ def gone(draft: Draft) -> None:
     writer.open_session(draft, instead_of=old if writer.kept(draft) else 0)
 
 
-def lost_claims(draft: Draft) -> None:
-    """Every claim of ours that is seen to stand otherwise is lost, unless an own write may have moved it."""
+def lost_claims(draft: Draft, *, none_applied: bool = False) -> None:
+    """Every claim of ours that is seen to stand otherwise is lost, unless an own write may have moved it.
+
+    `none_applied`: the own record, read with it, says that no pending write was applied.
+    """
     if not draft.ready:
         return
     for name, state in draft.leases.items():
@@ -246,7 +249,7 @@ def lost_claims(draft: Draft) -> None:
         seen = draft.view.claim(name)
         if seen.mod == state.token or seen.known_at < state.token:
             continue
-        if state.role is Role.YIELDING and session.covered(draft.session.pending, name):
+        if not none_applied and state.role is Role.YIELDING and guards.in_flight(draft, name):
             continue
         draft.update(name, mine=False, cover=None, lost="taken")
 

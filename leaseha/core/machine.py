@@ -185,7 +185,9 @@ def _end(draft: Draft) -> None:
     node = draft.node
     if not node.stopping or node.stopped or any(s.role is not Role.STOPPED for s in draft.leases.values()):
         return
-    if node.stop_by is None:
+    if draft.session.id == 0:
+        facts.finish(draft)
+    elif node.stop_by is None:
         draft.set(stop_by=draft.at.plus(facts.STOP_MAX_NS))
     elif node.stop_by.wait_over(draft.at) or draft.session.phase is not Phase.LIVE:
         draft.effects.append(Warned("", "session not closed", "etcd did not answer; it expires by itself"))

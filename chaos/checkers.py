@@ -44,7 +44,7 @@ class Bounds:
 def one_answers(entries: list[Entry], _: Bounds) -> list[Violation]:
     """G1: at no instant have two nodes the address of a lease where it is answered."""
     present: dict[str, dict[str, int]] = defaultdict(dict)
-    found = []
+    found: list[Violation] = []
     for entry in entries:
         if entry.what == "present":
             node, lease = entry.facts
@@ -67,7 +67,7 @@ def no_later_than_proven(entries: list[Entry], _: Bounds) -> list[Violation]:
     found = []
     for entry in entries:
         if entry.what == "record":
-            _, session, life, sent_ns, ttl_ns, _ = entry.facts
+            session, life, sent_ns, ttl_ns = entry.facts[1:5]
             if life == "live":
                 newest[session] = (sent_ns, ttl_ns)
                 for (node, lease), (until_ns, under) in means.items():
@@ -99,7 +99,7 @@ def under_its_claim(entries: list[Entry], _: Bounds) -> list[Violation]:
     found = []
     for entry in entries:
         if entry.what == "claim":
-            lease, mod, hold, _, session, *_ = entry.facts
+            lease, mod, hold, session = (entry.facts[at] for at in (0, 1, 2, 4))
             claims[lease, mod] = (hold, session)
         elif entry.what == "restored":
             (revision,) = entry.facts
@@ -116,7 +116,7 @@ def under_its_claim(entries: list[Entry], _: Bounds) -> list[Violation]:
 def tokens_grow(entries: list[Entry], _: Bounds) -> list[Violation]:
     """G6: writes are accepted under tokens that never go back."""
     highest: dict[str, int] = defaultdict(int)
-    found = []
+    found: list[Violation] = []
     for entry in entries:
         if entry.what == "write":
             node, lease, token = entry.facts
@@ -134,10 +134,10 @@ def nothing_acknowledged_is_lost(entries: list[Entry], _: Bounds) -> list[Violat
     objects: dict[str, int] = defaultdict(int)
     has: dict[tuple[str, str], set[int]] = defaultdict(set)
     stores: dict[int, str] = {}
-    found = []
+    found: list[Violation] = []
     for entry in entries:
         if entry.what == "record":
-            _, session, life, _, _, store = entry.facts
+            session, life, store = entry.facts[1], entry.facts[2], entry.facts[5]
             if life == "live":
                 stores[session] = store
         elif entry.what == "ack":
@@ -151,7 +151,7 @@ def nothing_acknowledged_is_lost(entries: list[Entry], _: Bounds) -> list[Violat
         elif entry.what == "restored":
             return found
         elif entry.what == "claim":
-            lease, _, hold, node, session, *_ = entry.facts
+            lease, hold, node, session = (entry.facts[at] for at in (0, 2, 3, 4))
             lacks = objects[lease] - len(has[lease, stores.get(session, "")])
             if hold == "held" and lacks:
                 text = f"{node} holds {lease} and lacks {lacks} acknowledged objects"
@@ -169,7 +169,7 @@ def free_means_off(entries: list[Entry], _: Bounds) -> list[Violation]:
         elif entry.what == "absent":
             present.discard(entry.facts)
         elif entry.what == "claim":
-            lease, _, hold, node, _, kind, _, giver = entry.facts
+            lease, hold, node, kind, giver = (entry.facts[at] for at in (0, 2, 3, 5, 7))
             given = hold == "free" or (
                 hold == "held" and kind in ("switchover", "failback") and node != giver
             )
@@ -207,7 +207,7 @@ def calm(entries: list[Entry], bounds: Bounds) -> list[Violation]:
             node, lease, well = entry.facts
             well_since[node, lease] = at_ns if well else 1 << 62
         elif entry.what == "claim":
-            lease, _, hold, node, _, kind, *_ = entry.facts
+            lease, hold, node, kind = (entry.facts[at] for at in (0, 2, 3, 5))
             if hold != "held" or kind != "failback" or entry.facts[6].startswith("session"):
                 continue
             waited_ns = at_ns - max(since.get(node, 0), well_since.get((node, lease), 0))

@@ -4,6 +4,7 @@ Each replaces a small function of a core module for the time of a run, or rewrit
 told. Nothing of them is in production code. `hunt` runs them.
 """
 
+# ruff: noqa: ARG001, ARG005, SLF001 - what stands in for a function takes its arguments, and reaches inside
 from __future__ import annotations
 
 import contextlib
@@ -22,16 +23,15 @@ from leaseha.core import (
     session,
     taking,
     transactions,
-    values,
     view,
     writer,
 )
 from leaseha.core.deadline import Written
 from leaseha.core.records import ClaimRecord, Hold, InsyncRecord, SessionRecord
 from leaseha.core.session import Found, OwnWrite, Session
-from leaseha.core.state import Draft
+from leaseha.core.state import Draft, Way
 from leaseha.core.transactions import Own
-from leaseha.core.values import NS_PER_S, Compare, Delete, Instant, Put, Txn
+from leaseha.core.values import NS_PER_S, Instant, Put, Txn
 
 Patch = tuple[Any, str, Any]
 """Owner, name, and what stands there instead."""
@@ -136,7 +136,7 @@ def _absent_taken() -> list[Patch]:
 
     def _way(draft: Draft, lease: str) -> taking.Taking | None:
         found = good(draft, lease)
-        if found is not None and found.way is taking.Way.T6 and not placement.is_new(draft, lease):
+        if found is not None and found.way is Way.T6 and not placement.is_new(draft, lease):
             return replace(found, at=taking.after_ttl_max(draft, found.at))
         return found
 
@@ -189,7 +189,8 @@ def _without_own(function: str, what: str) -> list[Patch]:
     good, good_committed = getattr(transactions, function), session.committed
 
     def bare(own: Own, *rest: Any) -> Txn:
-        txn, key = good(own, *rest), own.key()
+        txn: Txn = good(own, *rest)
+        key = own.key()
         compares = tuple(c for c in txn.compares if c.key != key)
         return replace(txn, compares=compares, puts=tuple(p for p in txn.puts if p.key != key))
 

@@ -29,7 +29,7 @@ LATE_NS: Final = NS_PER_S // 2
 """How late an expired lease may be noticed (etcd's lessor looks every 500 ms)."""
 
 
-class Compacted(Exception):  # noqa: N818 - a fact of the store
+class Compacted(Exception):
     """The history asked for is gone; `revision` is the oldest that is left."""
 
     def __init__(self, revision: int) -> None:
@@ -71,7 +71,7 @@ class FakeEtcd:
     log: list[tuple[int, tuple[Change, ...]]] = field(default_factory=list)
     """(revision, changes), oldest first, from `compacted` + 1 on."""
     next_lease: int = 1000
-    on_change: Callable[[tuple[Change, ...]], None] = lambda changes: None
+    on_change: Callable[[tuple[Change, ...]], None] = lambda _: None
 
     def head(self) -> Head:
         """The header of an answer of now."""

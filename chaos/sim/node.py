@@ -1,7 +1,7 @@
-"""One simulated node: the real core, and an executor that keeps the contract of `leaseha.core.effects` in virtual time.
+"""One simulated node: the real core, and an executor that keeps the contract of its effects in virtual time.
 
-Its address is answered from `BindVip` until `UnbindVip` or the end of its lifetime in the kernel, which goes on when the
-process is frozen or dead. The repository is a process of its own and minds its own deadline.
+Its address is answered from `BindVip` until `UnbindVip` or the end of its lifetime in the kernel, which goes on
+when the process is frozen or dead. The repository is a process of its own and minds its own deadline.
 """
 
 from __future__ import annotations
@@ -262,7 +262,8 @@ class Node:
     def _watch_soon(self) -> None:
         if self.alive and self._watch_from and not self._watch_due:
             self._watch_due = True
-            self.world.after(self.world.delay_ns(), self._watch)
+            lag_ns = self.world.between(NS_PER_MS // 10, self.world.options.watch_lag_ns)
+            self.world.after(max(lag_ns, self.world.delay_ns()), self._watch)
 
     def _watch(self) -> None:
         self._watch_due = False

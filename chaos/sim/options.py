@@ -41,6 +41,8 @@ class Options:
     failback: bool = True
     replicated: bool = False
     unkind_ns: int = 20 * NS_PER_S
+    watch_lag_ns: int = 3 * NS_PER_MS
+    """A watch tells what happened within this; more of it makes fewer and fuller deliveries."""
     slow: float = 0.0
     slow_max_ns: int = NS_PER_S
     copies: float = 0.0
@@ -65,7 +67,9 @@ _FAULTS: Final[dict[str, dict[str, float]]] = {
     "freeze": {"freeze": 2.5, "kill": 0.2, "restart": 1},
     "network": {"cut": 2, "cut_requests": 0.7, "cut_replies": 0.7, "cut_watch": 0.7, "elect": 0.5, "heal": 4},
     "copies": {"switchover": 1.5, "stop": 0.5, "restart": 2, "cut": 0.8, "heal": 2, "ttl": 1, "elect": 0.3},
-    "hands": {"drop_session": 0.8, "drop_claim": 0.5, "revoke": 0.4, "cut": 0.8, "heal": 2, "compact": 1, "freeze": 0.5},
+    "hands": {
+        "drop_session": 0.8, "drop_claim": 0.5, "revoke": 0.4, "cut": 0.8, "heal": 2, "compact": 1, "freeze": 0.5,
+    },
     "restore": {"restore": 0.4, "save": 1, "cut": 0.5, "heal": 2, "switchover": 1, "kill": 0.3, "restart": 1},
     "slices": {"drop_claim": 0.8, "cut_watch": 1.0, "heal": 0.5, "cut": 0.3},
     "calm": {"kill": 0.5, "restart": 1, "health": 0.5, "switchover": 0.3, "compact": 0.5, "remove_vip": 0.5},
@@ -92,10 +96,11 @@ def drawn(seed: int, profile: str = "") -> Options:
     options.margin_ns = chance.choice((5, 50, 200)) * NS_PER_MS
     options.drift_ppm = chance.choice((1000, 20_000, 50_000, 100_000))
     options.slice_size = chance.choice((1, 50))
-    options.hold_down_ns = chance.choice((500, 2000, 4000)) * NS_PER_MS
+    options.hold_down_ns = chance.choice((500, 1000, 2500)) * NS_PER_MS
     options.flap_budget = chance.choice((1, 2, 3))
     options.failback = chance.random() < 0.8
     options.unkind_ns = min(20 * NS_PER_S, 3 * NS_PER_S + 12 * ttl_ns)
+    options.watch_lag_ns = chance.choice((3 * NS_PER_MS, ttl_ns // 20, ttl_ns // 20))
     options.faults = dict(_FAULTS[chosen])
     _steer(options, chance)
     return options
@@ -126,4 +131,4 @@ def _steer(options: Options, chance: random.Random) -> None:
         options.lost_replies, options.copies = chance.choice((0.1, 0.25)), 0.4
         options.late_max_ns = options.ttl_ns * 4
     if options.profile == "calm":
-        options.unkind_ns = 30 * NS_PER_S
+        options.unkind_ns = min(30 * NS_PER_S, 6 * NS_PER_S + 24 * options.ttl_ns)

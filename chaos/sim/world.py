@@ -5,6 +5,7 @@ Integer ns of true time. Nodes have clocks of their own (`chaos.sim.node`); nobo
 
 from __future__ import annotations
 
+import functools
 import heapq
 import itertools
 import random
@@ -30,7 +31,7 @@ class World:
         self.chance = random.Random(options.seed)
         self.now_ns = 0
         self.history = History()
-        self.etcd = FakeEtcd(late=lambda limit: self.chance.randrange(limit))
+        self.etcd = FakeEtcd(late=self.chance.randrange)
         self.etcd.on_change = self._changed
         self.healed = False
         self.no_leader_until_ns = 0
@@ -125,9 +126,8 @@ class World:
         copies = 1 + (self.chance.randrange(1, 3) if self.likely(self.options.copies) else 0)
         for number in range(copies):
             late = self.between(0, self.options.late_max_ns) if number else 0
-            self.after(
-                self.delay_ns() + late, lambda first=number == 0: self._apply(node, txn, answer, first=first)
-            )
+            apply = functools.partial(self._apply, node, txn, answer, first=number == 0)
+            self.after(self.delay_ns() + late, apply)
 
     def _apply(self, node: str, txn: Txn, answer: Callable[[Outcome], None], *, first: bool) -> None:
         if node in self.cut_requests and not self.healed:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from leaseha.core import placement, records
 from leaseha.core.records import InsyncRecord
 from leaseha.core.session import OwnWrite
-from leaseha.core.state import Draft, NodeState, lease_spec
+from leaseha.core.state import Draft, NodeState, Role, lease_spec
 from leaseha.core.values import Put
 
 
@@ -31,6 +31,14 @@ def must_have(state: NodeState, lease: str) -> frozenset[str]:
         if write.what == "T13":
             stores |= written(write, lease)
     return stores
+
+
+def may_change(draft: Draft, lease: str) -> bool:
+    """Only the holder writes the set. Where nothing is replicated it need not serve yet: the first node of a new
+    lease may never come so far, and nobody else could take over if it had admitted nobody.
+    """
+    role = draft.leases[lease].role
+    return role is Role.HOLDER or (role is Role.PREPARING and not lease_spec(draft.spec, lease).replicated)
 
 
 def wanted(draft: Draft, lease: str) -> frozenset[str] | None:

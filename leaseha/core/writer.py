@@ -353,7 +353,7 @@ def _claimed_by(draft: Draft, name: str) -> str:
 
 def _change_insync(draft: Draft) -> bool:
     for name, state in draft.leases.items():
-        if state.role is Role.HOLDER and (stores := insync.wanted(draft, name)) is not None:
+        if insync.may_change(draft, name) and (stores := insync.wanted(draft, name)) is not None:
             seen = draft.view.insync(name)
             txn = transactions.t13_change_insync(_own(draft), name, state.token, seen.mod, stores)
             _send(draft, "T13", txn, [name], [name])

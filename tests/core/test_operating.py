@@ -1,0 +1,485 @@
+"""What operators, checks, disks and networks do to a node that holds a lease, and what it makes of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from leaseha.core import effects, events, records
+from leaseha.core.effects import Effect
+from leaseha.core.events import Event
+from leaseha.core.records import Hold, IntentRecord, Kind
+from leaseha.core.spec import LeaseSpec
+from leaseha.core.state import Role
+from leaseha.core.values import NS_PER_S
+from tests.core import hands
+from tests.core.harness import World, spec
+
+PRIORITIES = {"a": 100, "b": 50, "c": 10}
+FULL = LeaseSpec("l", PRIORITIES, digest="v.x", hold_down_ns=3 * NS_PER_S, resources=True)
+STAYS = LeaseSpec("l", PRIORITIES, digest="v.x", failback=False)
+"""No failback: whoever has it keeps it."""
+PARKED = LeaseSpec("l", {"a": 100, "b": 50, "c": 0}, digest="v.x", failback=False)
+
+
+def ask(world: World, target: str = "", *, kind: str = Kind.SWITCHOVER, token: int = 0) -> None:
+    """An operator's intent, as `leaseha switchover` writes it."""
+    known = token or world.etcd.keys[records.claim_key("l")].mod
+    intent = IntentRecord(kind, "op", known, target, traceparent="00-" + "a" * 32 + "-" + "b" * 16 + "-01")
+    world.tell(world.etcd.put(records.intent_key("l"), records.encode(intent)))
+
+
+def answer(world: World) -> str:
+    kv = world.etcd.keys[records.intent_key("l")]
+    record = records.decode(IntentRecord, kv.value)
+    assert record is not None
+    return record.answer
+
+
+def of(world: World, name: str, *kinds: type[Effect]) -> list[Effect]:
+    return [e for n, e in world.log if n == name and isinstance(e, kinds)]
+
+
+def fails(world: World, name: str, kind: type[Effect], times: int = 1) -> None:
+    """The next effects of a kind fail on a node."""
+    left = [times]
+
+    def hold(effect: Effect) -> bool:
+        if not isinstance(effect, kind) or not left[0]:
+            return False
+        left[0] -= 1
+        at, what = world.now(), kind.__name__
+        world.queue.append((name, events.EffectDone(at, effect.lease, what, effect.serial, False, "no such")))
+        return True
+
+    world.held_back[name] = hold
+
+
+# Switchover
+
+
+def test_a_switchover_goes_to_the_node_named() -> None:
+    world = hands.serving(*(spec(n, STAYS) for n in "abc"))
+    ask(world, "c")
+    world.run(0.1)
+
+    assert world.holders() == ["c"]
+    assert world.rows("a")[-2:] == ["H-switchover", "Y-gone"]
+    assert world.rows("c")[-3:] == ["S-accept", "C-won", "P-up"]
+
+
+def test_a_switchover_without_a_target_goes_to_the_best_other_candidate() -> None:
+    world = hands.serving(*(spec(n, STAYS) for n in "abc"))
+    ask(world)
+    world.run(0.1)
+
+    assert world.holders() == ["b"]
+
+
+def test_the_claim_of_a_switchover_carries_its_trace_and_who_asked() -> None:
+    """G7: the trace begins with the command and goes on in the target."""
+    world = hands.serving()
+    ask(world, "b")
+    claim = world.claim()
+
+    assert claim is not None
+    assert (claim.kind, claim.from_node, claim.reason) == (Kind.SWITCHOVER, "a", "asked by op")
+    assert claim.traceparent.startswith("00-aaaa")
+    assert {e.trace for e in of(world, "b", effects.MoveEnded)} == {claim.traceparent}
+
+
+def test_down_goes_in_order_and_the_claim_moves_last() -> None:
+    """G4, break before make: gate, resources, VIP, then T9."""
+    world = hands.serving(*(spec(n, FULL) for n in "ab"))
+    since = len(world.log)
+    ask(world, "b")
+    names = [
+        e.what if isinstance(e, effects.Commit) else type(e).__name__
+        for n, e in world.log[since:]
+        if n == "a"
+    ]
+    order = [n for n in names if n in ("CloseGate", "StopResources", "UnbindVip", "T9")]
+
+    assert order == ["CloseGate", "StopResources", "UnbindVip", "T9"]
+
+
+@pytest.mark.parametrize(
+    ("target", "why"),
+    [
+        ("a", "a holds it already"),
+        ("nobody", "nobody is no candidate: no such node is running"),
+        ("c", "c is no candidate: priority 0"),
+    ],
+)
+def test_a_switchover_to_a_node_that_cannot_take_is_answered_with_the_reason(target: str, why: str) -> None:
+    world = hands.serving(*(spec(n, PARKED) for n in "abc"))
+    ask(world, target)
+    world.run(1)
+
+    assert world.holders() == ["a"]
+    assert answer(world) == why
+
+
+def test_a_switchover_with_nobody_to_go_to_is_answered_with_the_reason() -> None:
+    world = hands.serving(spec("a"))
+    ask(world)
+    world.run(1)
+
+    assert world.holders() == ["a"]
+    assert answer(world) == "there is no other candidate"
+
+
+def test_an_answer_is_written_once() -> None:
+    """Later steps find it queued, or find the intent answered."""
+    world = hands.serving(spec("a"))
+    world.cut.add("a")
+    world.give("a", events.Watched(world.now(), world.etcd.head(), 0, tuple(_changes(world))))
+    notes = [dict(world.nodes["a"].notes)]
+    world.give("a", events.Tick(world.now()))
+    notes.append(dict(world.nodes["a"].notes))
+
+    assert records.intent_key("l") in notes[0]
+    assert notes[0] == notes[1]
+
+
+def _changes(world: World) -> list[events.Change]:
+    token = world.etcd.keys[records.claim_key("l")].mod
+    intent = IntentRecord(Kind.SWITCHOVER, "op", token, "nobody")
+    return world.etcd.put(records.intent_key("l"), records.encode(intent))
+
+
+def test_an_intent_against_an_older_token_is_not_obeyed() -> None:
+    """It was meant for another situation."""
+    world = hands.serving()
+    ask(world, "b", token=1)
+    world.run(1)
+
+    assert world.holders() == ["a"]
+    assert answer(world) == ""
+
+
+def test_a_target_that_dies_before_it_takes_leaves_the_holder_serving_again() -> None:
+    """It serves only after a renewal that was sent later and compared this claim: then T9 is dead for ever (A1)."""
+    world = hands.serving()
+    hands.keep(world, "a", "T9")
+    ask(world, "b")
+    handover = hands.kept(world, "a")
+    world.cut.add("b")
+    hands.erase(world, hands.record_key(world, "b"))
+    hands.answer(world, "a", handover, hands.apply(world, handover))
+    world.run(2)
+
+    assert world.holders() == ["a"]
+    assert world.rows("a")[-3:] == ["H-switchover", "Y-resume", "P-up"]
+
+
+# Failback
+
+
+def test_a_failback_that_the_holder_does_not_want_is_not_obeyed() -> None:
+    """The node that asks must be named, a candidate, and better."""
+    world = hands.serving()
+    for target in ("b", "nobody", "a"):
+        ask(world, target, kind=Kind.FAILBACK)
+        world.run(0.1)
+
+        assert world.holders() == ["a"]
+
+
+def test_an_unknown_kind_of_intent_is_passed_over() -> None:
+    world = hands.serving()
+    ask(world, "b", kind="dance")
+    world.run(0.1)
+
+    assert world.holders() == ["a"]
+
+
+# Health
+
+
+def test_an_ineligible_holder_lets_go_when_another_can_hold() -> None:
+    world = hands.serving()
+    world.give("a", events.HealthChanged(world.now(), "l", 0, "disk full"))
+    world.run(0.2)
+
+    assert world.holders() == ["b"]
+    assert world.rows("a")[-2:] == ["H-ineligible", "Y-gone"]
+
+
+def test_an_ineligible_holder_stays_while_nobody_else_can_hold() -> None:
+    """A rebooting router must not end the service."""
+    world = hands.serving(spec("a"))
+    world.give("a", events.HealthChanged(world.now(), "l", 0, "router away"))
+    world.run(2)
+
+    assert world.holders() == ["a"]
+
+
+def test_weights_of_failed_checks_move_the_lease_to_the_node_that_is_better_now() -> None:
+    """A failback by effective priority, after the hold-down."""
+    world = hands.serving()
+    world.give("a", events.HealthChanged(world.now(), "l", -60, ""))
+    world.run(5)
+
+    assert world.holders() == ["b"]
+    assert "H-failback" in world.rows("a")
+
+
+# Effects that fail, and things that someone takes away
+
+
+def test_a_node_that_cannot_bind_lets_go_and_leaves_the_lease_to_others_for_a_while() -> None:
+    world = World(spec("b"), spec("a"))
+    world.start()
+    fails(world, "a", effects.BindVip)
+    world.run(5)
+
+    assert world.holders() == ["b"]
+    assert world.rows("a")[-3:] == ["C-won", "P-failed", "Y-gone"]
+    assert "BindVip failed" in hands.warned(world, "a")
+
+
+def test_a_first_holder_that_cannot_bind_admits_the_others_so_that_one_of_them_can_take() -> None:
+    """Nothing can be lacking where nothing is replicated; else a new lease would wait for its first node for ever."""
+    world = World(spec("a"), spec("b"))
+    fails(world, "a", effects.BindVip, times=9)
+    world.start()
+    world.run(11)
+
+    assert world.holders() == ["b"]
+
+
+def test_a_node_alone_tries_again_after_its_backoff() -> None:
+    world = World(spec("a"))
+    fails(world, "a", effects.BindVip)
+    world.start()
+    world.run(9)
+
+    assert world.holders() == []
+
+    world.run(2)
+
+    assert world.holders() == ["a"]
+
+
+def test_a_failed_way_down_is_tried_again_and_nothing_is_freed_before_it_is_done() -> None:
+    """B13: never *free* while the VIP may still be on."""
+    world = hands.serving()
+    fails(world, "a", effects.UnbindVip)
+    world.give("a", events.StopAsked(world.now()))
+    claim = world.claim()
+
+    assert claim is not None
+    assert (claim.hold, world.role("a")) == (Hold.HELD, Role.YIELDING)
+
+    world.run(1.2)
+
+    assert world.role("a") is Role.STOPPED
+    assert world.holders() == ["b"]
+
+
+def test_a_fenced_lease_whose_unbinding_failed_is_cut_again() -> None:
+    world = hands.serving(spec("a"))
+    fails(world, "a", effects.UnbindVip)
+    world.cut.add("a")
+    world.run(5.1)
+
+    assert world.role("a") is Role.FENCED
+
+    world.run(1)
+
+    assert world.rows("a")[-2:] == ["F-off", "S-accept"]
+
+
+def test_a_vip_that_someone_removed_is_bound_and_announced_again() -> None:
+    world = hands.serving(*(spec(n, FULL) for n in "ab"))
+    since = len(world.log)
+    world.give("a", events.VipMissing(world.now(), "l", ""))
+    names = [type(e).__name__ for n, e in world.log[since:] if n == "a"]
+
+    assert world.holders() == ["a"]
+    assert world.rows("a")[-2:] == ["H-drift", "P-up"]
+    assert "BindVip" in names
+    assert "Announce" in names
+    assert "StartResources" not in names
+
+
+def test_a_missing_vip_is_no_news_where_none_is_held() -> None:
+    world = hands.serving()
+    before = world.rows("b")
+    for kind in (events.VipMissing, events.Doubt, events.ResourceFailed):
+        world.give("b", kind(world.now(), "l", "?"))
+
+    assert world.rows("b") == before
+
+
+def test_a_doubt_is_answered_with_another_announcement_and_no_transition() -> None:
+    world = hands.serving()
+    rows, said = world.rows("a"), len(of(world, "a", effects.Announce))
+    world.give("a", events.Doubt(world.now(), "l", "link up"))
+
+    assert world.rows("a") == rows
+    assert len(of(world, "a", effects.Announce)) == said + 1
+
+
+def test_a_failed_announcement_is_tried_again_and_the_lease_kept() -> None:
+    world = hands.serving()
+    fails(world, "a", effects.Announce)
+    world.give("a", events.Doubt(world.now(), "l", "link up"))
+    said = len(of(world, "a", effects.Announce))
+    world.run(1.2)
+
+    assert world.holders() == ["a"]
+    assert len(of(world, "a", effects.Announce)) == said + 1
+
+
+def test_a_failed_resource_moves_the_lease_to_another_node() -> None:
+    world = hands.serving(*(spec(n, FULL) for n in "ab"))
+    world.give("a", events.ResourceFailed(world.now(), "l", "exit 1"))
+    world.run(0.2)
+
+    assert world.holders() == ["b"]
+    assert world.rows("a")[-2:] == ["H-broken", "Y-gone"]
+
+
+def test_a_failed_resource_is_started_again_where_nobody_else_can_serve() -> None:
+    world = hands.serving(spec("a", FULL))
+    starts = len(of(world, "a", effects.StartResources))
+    world.give("a", events.ResourceFailed(world.now(), "l", ""))
+
+    assert world.holders() == ["a"]
+    assert world.rows("a")[-2:] == ["H-restart", "P-up"]
+    assert len(of(world, "a", effects.StartResources)) == starts + 1
+
+
+def test_a_late_end_of_an_effect_that_nobody_waits_for_changes_no_plan() -> None:
+    world = hands.serving()
+    before = world.state("a")
+    world.give("a", events.EffectDone(world.now(), "l", "BindVip", 999, ok=False))
+
+    assert world.state("a") == before
+
+
+def test_a_service_that_does_not_answer_yet_is_warned_of_and_its_move_not_ended() -> None:
+    world = World(spec("a"))
+    world.held_back["a"] = lambda effect: isinstance(effect, effects.Announce)
+    world.start()
+    world.run(0.1)
+    serial = world.kept[-1][1].serial
+    world.give("a", events.EffectDone(world.now(), "l", "Announce", serial, ok=True))
+    world.give("a", events.FirstAnswer(world.now(), "l", serial, ok=False))
+
+    assert world.holders() == ["a"]
+    assert "no answer yet" in hands.warned(world, "a")
+    assert of(world, "a", effects.MoveEnded) == []
+
+
+def test_an_answer_to_an_older_announcement_ends_no_move() -> None:
+    world = hands.serving()
+    ended = of(world, "a", effects.MoveEnded)
+    world.give("a", events.FirstAnswer(world.now(), "l", 999))
+
+    assert of(world, "a", effects.MoveEnded) == ended
+    assert len(ended) == 1
+
+
+# The end
+
+
+@pytest.mark.parametrize("at_most_s", [0.1])
+def test_a_standby_stops_at_once(at_most_s: float) -> None:
+    world = hands.serving()
+    world.give("b", events.StopAsked(world.now()))
+    world.run(at_most_s)
+
+    assert world.nodes["b"].stopped
+    assert world.holders() == ["a"]
+
+
+def test_a_node_that_is_preparing_lets_go_first() -> None:
+    world = World(spec("a"))
+    world.held_back["a"] = lambda effect: isinstance(effect, effects.BindVip)
+    world.start()
+    world.run(0.1)
+    world.give("a", events.StopAsked(world.now()))
+    claim = world.claim()
+
+    assert world.nodes["a"].stopped
+    assert claim is not None
+    assert claim.hold is Hold.FREE
+    assert "P-stop" in world.rows("a")
+
+
+def test_a_node_that_is_claiming_waits_for_what_is_on_its_way() -> None:
+    """A claim that may still be applied is seen through; then it is released."""
+    world = hands.serving()
+    hands.keep(world, "b", "T3", "T5")
+    world.kill("a")
+    world.run(7)
+    world.give("b", events.StopAsked(world.now()))
+
+    assert world.role("b") is Role.CLAIMING
+
+    hands.let(world, "b")
+    hands.end(world, "b")
+    world.run(0.5)
+
+    assert world.nodes["b"].stopped
+    assert world.rows("b")[-5:] == ["S-silent", "C-won", "P-stop", "Y-gone", "S-stop"]
+
+
+def test_a_stop_while_etcd_is_away_ends_all_the_same() -> None:
+    """The session cannot be closed in writing; it expires by itself."""
+    world = hands.serving()
+    world.cut.add("b")
+    world.give("b", events.StopAsked(world.now()))
+    world.run(0.2)
+
+    assert world.nodes["b"].stopped
+
+
+def test_a_stop_whose_closing_is_not_answered_ends_after_a_bound() -> None:
+    world = hands.serving()
+    hands.keep(world, "b", "T12")
+    world.give("b", events.StopAsked(world.now()))
+    world.run(4.5)
+
+    assert not world.nodes["b"].stopped
+
+    world.run(1)
+
+    assert world.nodes["b"].stopped
+    assert "session not closed" in hands.warned(world, "b")
+
+
+def test_what_comes_after_the_end_changes_nothing() -> None:
+    world = hands.serving()
+    world.give("b", events.StopAsked(world.now()))
+    world.run(0.1)
+    said, before = len(world.log), world.nodes["b"]
+    late: list[Event] = [events.Tick(world.now()), events.StopAsked(world.now())]
+    for event in late:
+        world.give("b", event)
+
+    assert (world.nodes["b"], len(world.log)) == (before, said)
+
+
+def test_a_second_machine_under_the_same_name_is_told_so_and_ends() -> None:
+    """A13: two machines with one name; the one that comes later stops."""
+    world = hands.serving()
+    late = World(replace(spec("b"), store="another disk", incarnation="another"))
+    late.etcd, late.at_ns = world.etcd, world.at_ns
+    late.start()
+    late.run(0.6)
+    for _ in range(3):
+        world.run(1)
+        late.at_ns = world.at_ns
+        kv = world.etcd.keys[hands.record_key(world, "b")]
+        change = events.Change(kv.mod, kv, None)
+        late.give("b", events.Watched(late.now(), late.etcd.head(), 0, (change,)))
+        late.give("b", events.Tick(late.now()))
+
+    assert late.nodes["b"].stopped
+    assert "give each node its own name" in of(late, "b", effects.Stopped)[-1].failure
+    assert not world.nodes["b"].stopped

@@ -64,6 +64,8 @@ def _campaign(seeds: int, start: int, jobs: int, profile: str) -> int:
         for result in pool.imap_unordered(_one, [(start + n, profile) for n in range(seeds)], chunksize=8):
             profiles[result.options.profile] += 1
             moves += result.moves
+            if profiles.total() % 500 == 0:
+                print(f"... {profiles.total()} seeds after {time.monotonic() - began:.0f} s", flush=True)
             if result.violations:
                 bad.append(result.options.seed)
                 print(

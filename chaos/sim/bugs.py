@@ -31,7 +31,7 @@ from leaseha.core.records import ClaimRecord, Hold, InsyncRecord, SessionRecord
 from leaseha.core.session import Found, OwnWrite, Session
 from leaseha.core.state import Draft, Way
 from leaseha.core.transactions import Own
-from leaseha.core.values import NS_PER_S, Instant, Put, Txn
+from leaseha.core.values import NS_PER_MS, NS_PER_S, Instant, Put, Txn
 
 Patch = tuple[Any, str, Any]
 """Owner, name, and what stands there instead."""
@@ -166,9 +166,10 @@ def _no_cover() -> list[Patch]:
 
 
 def _many_slices(options: Options) -> None:
-    options.leases, options.nodes, options.slice_size = 12, 2, 1
+    options.leases, options.nodes, options.slice_size, options.failback = 6, 2, 1, False
     options.ttl_max_ns, options.renew_every_ns = options.ttl_ns, options.ttl_ns // 3
-    options.faults = {"drop_claim": 3, "cut_watch": 3, "heal": 1}
+    options.margin_ns, options.lost_replies = 5 * NS_PER_MS, 0.3
+    options.faults = {"drop_claim": 4, "cut_watch": 4, "heal": 1}
 
 
 # Transactions
@@ -343,7 +344,7 @@ BUGS: Final[tuple[Bug, ...]] = (
     Bug("gone-no-wait", "a session that vanished is replaced without the wait", "hands", _gone_at_once),
     Bug(
         "gone-no-restart", "the wait is not restarted at the first sight of absence", "hands",
-        _wait_goes_on, _with(drop_session=3, cut=2, cut_watch=3, cut_replies=2),
+        _wait_goes_on, _with(orphan=3),
     ),
     Bug("absent-taken", "an absent claim taken without *lost*", "slices", _absent_taken, _snatching),
     Bug("cover", "no cover deadline, and slices that do not come round", "slices", _no_cover, _many_slices),

@@ -234,6 +234,27 @@ class Run:
                 self.world.after(end_ns, self._fault(self._do_heal, node))
                 self.world.after(end_ns, self._fault(self._do_recover, node))
 
+    def _do_orphan(self, node: Node) -> None:
+        """While no other sees it a holder is cut off and loses its record; then the others read everything anew."""
+        if not any(node.holds(lease) for lease in self.leases):
+            return
+        world, ttl_ns = self.world, self.options.ttl_ns
+        others = [name for name in self.nodes if name != node.name]
+        world.cut_watch.update(others)
+
+        def strike(_: Node) -> None:
+            self._do_cut(node)
+            self._do_drop_session(node)
+            world.etcd.compact(world.etcd.revision)
+
+        def mend(_: Node) -> None:
+            world.cut_watch.difference_update(others)
+
+        struck_ns = world.between(ttl_ns, 3 * ttl_ns)
+        mended_ns = struck_ns + world.between(0, ttl_ns // 2)
+        for at_ns, do in ((struck_ns, strike), (mended_ns, mend), (struck_ns + 3 * ttl_ns, self._do_heal)):
+            world.after(at_ns, self._fault(do, node))
+
     def _do_recover(self, node: Node) -> None:
         for lease in self.leases:
             self._tell_health(node, lease, penalty=0, why="")

@@ -32,6 +32,7 @@ from leaseha.runtime.rights import require_rights
 from leaseha.runtime.service import Parts, Repository, Service
 from leaseha.runtime.status import STATUS_SOCKET, Answers, StatusServer
 from leaseha.runtime.stores import EtcdStore, make_client
+from leaseha.runtime.unheld import Unheld, reasons
 from leaseha.runtime.wellness import Wellness
 
 STALLED_NS: Final = 5 * NS_PER_S
@@ -245,9 +246,11 @@ class Agent:
                 self.pump.give(events.Doubt(clock.now(), name, why))
 
     async def _ask_members(self, store: EtcdStore) -> None:
-        """For `status`: what etcd's members say, asked now and then beside everything else."""
+        """For `status`: what etcd's members say, asked now and then beside everything else. And: is there a holder?"""
+        unheld = Unheld()
         while True:
             self._members = members_of(await store.client.status())
+            unheld.look(reasons(self.pump.state, clock.now()))
             await asyncio.sleep(MEMBERS_EVERY_S)
 
     # --- what is told -------------------------------------------------------------------------------------

@@ -5,17 +5,20 @@ All three observe: no decision and no effect waits for them, and `close` is boun
 
 from __future__ import annotations
 
+import logging
 from typing import Final
 
 from leaseha import __version__
 from leaseha.adapters.logs import Logs
-from leaseha.adapters.outbox import Deliver, Outbox
+from leaseha.adapters.outbox import Complaints, Deliver, Outbox
 from leaseha.adapters.telemetry import MoveRecorder, Resource, Telemetry
 from leaseha.adapters.telemetry.spanfile import LineFile
 from leaseha.config import Config
 from leaseha.core.effects import Commit, MoveEnded, Transitioned, Warned
 from leaseha.core.values import Instant, Outcome
 from leaseha.runtime.lane import LaneEffect
+
+_log = logging.getLogger("leaseha.history")
 
 CLOSE_S: Final = 1.0
 HISTORY_BYTES_MAX: Final = 4 << 20
@@ -44,7 +47,8 @@ class Story:
         def connect(_: object) -> Deliver[str]:
             return lines.append
 
-        self._history: Outbox[str] = Outbox("history on disk", connect)
+        complaints = Complaints(_log.warning)
+        self._history: Outbox[str] = Outbox("history on disk", connect, complaints=complaints)
 
     def transitioned(self, effect: Transitioned) -> None:
         """A row of the table fired."""

@@ -204,6 +204,16 @@ def test_a_node_that_is_cut_off_is_replaced_and_comes_back_when_healed(lab: Lab,
         only_one_answers(lab, FIRST)
 
 
+def test_a_host_that_loses_power_is_replaced_and_comes_back_when_it_boots(lab: Lab):
+    with never_two(lab) as began_ns:
+        lab.kill_host(FIRST)
+        taken(lab, began_ns, SECOND)
+        lab.boot_host(FIRST)
+        lab.start_node(FIRST)
+        holding(lab, FIRST)
+        only_one_answers(lab, FIRST)
+
+
 def test_a_node_that_loses_only_etcd_stops_serving_by_its_deadline(lab: Lab):
     after = len(lab.nodes[FIRST].log.read_text())
     with never_two(lab) as began_ns:

@@ -1,6 +1,9 @@
 """What an unlucky operator meets: one clear line each, the right exit code, and never a traceback."""
 
+import contextlib
 import json
+import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -12,7 +15,16 @@ import pytest
 from leaseha.lab import kernel
 from leaseha.lab.lab import LEASE, Lab
 from leaseha.lab.nodes import AgentNode
-from tests.e2e.cluster import FIRST, SECOND, SOON_S, cluster, log_of, run_cli, standing_by, wait_logged
+from tests.e2e.cluster import (
+    FIRST,
+    SECOND,
+    SOON_S,
+    cluster,
+    log_of,
+    run_cli,
+    wait_logged,
+    wait_until,
+)
 
 pytestmark = [pytest.mark.netns, pytest.mark.lab]
 
@@ -82,17 +94,32 @@ def test_without_etcd_the_agent_says_so_waits_and_serves_as_soon_as_it_is_there(
     assert "etcd answers again" in log_of(lab, FIRST)
 
 
-def test_an_etcd_that_goes_away_is_said_and_so_is_its_return(lab: Lab):
-    agent = lab.start_node(FIRST)
-    agent.wait_for("it serves", serving, SOON_S)
+def test_a_state_directory_that_is_full_costs_lines_of_history_and_no_service(lab: Lab):
+    folder = lab.directory / "small"
+    folder.mkdir()
+    mounted = lab.host(FIRST).run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)])
+    assert mounted.returncode == 0, mounted.stdout
+    # The store keeps its identity, else no holder would have admitted it.
+    store = (lab.directory / f"{FIRST}.state/store-id").read_text()
+    lab.host(FIRST).call((folder / "store-id").write_text, store)
+    lab.host(FIRST).call(fill, folder / "filler")
     after = len(log_of(lab, FIRST))
-    lab.etcd.kill()
-    wait_logged(lab, FIRST, "http://10.77.0.21:2379", "has given no answer for", after=after)
-    wait_logged(lab, FIRST, "no renewal was proven by the deadline: stop serving", after=after)
-    assert "10.77.0.50" not in " ".join(lab.host(FIRST).addresses())
-    lab.etcd.start()
-    wait_logged(lab, FIRST, "etcd answers again after", after=after)
+    agent = lab.start_node(FIRST, state_dir=str(folder))
     agent.wait_for("it serves", serving, SOON_S)
+
+    line = wait_logged(lab, FIRST, "WARNING", "history", "No space left on device", after=after)
+    assert "lost so far" in line
+    assert agent.stop() == 0
+    lab.host(FIRST).call((folder / "store-id").unlink)
+    lab.host(FIRST).call(fill, folder / "more")
+    assert "No space left on device" in refused(lab, state_dir=str(folder))
+
+
+def fill(path: Path) -> None:
+    """Write until the disk is full."""
+    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
 
 
 def test_a_wrong_endpoint_is_named_and_a_stop_is_quick_all_the_same(lab: Lab):
@@ -210,34 +237,61 @@ def test_without_agent_and_without_etcd_each_command_says_so_in_one_line(lab: La
             assert command[0] != "status" or "no agent runs here, and etcd gives no answer" in done.stdout
 
 
-def test_without_agent_the_status_is_read_from_etcd_and_says_so(lab: Lab):
-    # A node that no holder has ever admitted may not take over: the first one admits the second.
-    lab.start_node(FIRST).wait_for("it serves", serving, SOON_S)
-    lab.start_node(SECOND).wait_ready()
-    standing_by(lab, FIRST, SECOND)
-    assert lab.nodes[FIRST].stop() == 0
-    lab.nodes[SECOND].wait_for("it serves", serving, SOON_S)
+def test_an_etcd_that_goes_away_is_said_and_so_is_its_return_and_no_stop_waits_for_it(lab: Lab):
+    agent = lab.start_node(FIRST)
+    agent.wait_for("it serves", serving, SOON_S)
+    after = len(log_of(lab, FIRST))
+    lab.etcd.kill()
+    wait_logged(lab, FIRST, "http://10.77.0.21:2379", "has given no answer for", after=after)
+    wait_logged(lab, FIRST, "no renewal was proven by the deadline: stop serving", after=after)
+    assert not bound(lab)
+    lab.etcd.start()
+    wait_logged(lab, FIRST, "etcd answers again after", after=after)
+    agent.wait_for("it serves", serving, SOON_S)
 
-    done = run_cli(lab, FIRST, "status")
+    lab.etcd.kill()
+    agent.term()
+    wait_until("the VIP is off", lambda: not bound(lab), 5)
+    assert agent.wait(15) == 0
 
+
+def bound(lab: Lab) -> bool:
+    """The first node's kernel has the VIP."""
+    return any(one.startswith("10.77.0.50/") for one in lab.host(FIRST).addresses())
+
+
+def test_nodes_that_cannot_help_say_so_from_where_they_stand(lab: Lab, tmp_path: Path):
+    """Without an agent, status is read from etcd; a node that no holder ever admitted says why it takes nothing."""
+    agent = lab.start_node(FIRST)
+    agent.wait_for("it serves", serving, SOON_S)
+    done = run_cli(lab, SECOND, "status")
     assert done.returncode == 0
     assert "as written in etcd: no agent runs here" in done.stdout
-    assert f"lease {LEASE}: {SECOND}" in done.stdout
+    assert f"lease {LEASE}: {FIRST}" in done.stdout
+    os.kill(agent.pid, signal.SIGINT)
+    assert agent.wait() == 0
+
+    after = len(log_of(lab, FIRST))
+    lab.start_node(FIRST, state_dir=str(tmp_path))
+    words = "nobody holds the lease, and this node does not take it: not in-sync"
+    line = wait_logged(lab, FIRST, words, after=after)
+
+    assert f"{FIRST} {LEASE}:" in line
+    done = run_cli(lab, FIRST, "status")
+    assert (done.returncode, "NO HOLDER" in done.stdout, "not in-sync" in done.stdout) == (1, True, True)
 
 
-def test_a_missing_or_broken_configuration_is_bad_input(lab: Lab, tmp_path: Path):
-    for text, words in (
-        (None, "there is no such file"),
-        ("cluster = [", "TOML"),
-        ('clutser = "x"', "cluster"),
-    ):
-        path = tmp_path / "leaseha.toml"
-        path.unlink(missing_ok=True)
-        if text is not None:
-            path.write_text(text)
-        for verb in ("run", "check", "status"):
-            done = lab.host(FIRST).run([sys.executable, "-m", "leaseha", verb, "--config", str(path)])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("", "there is no such file"), ("cluster = [", "TOML"), ('clutser = "x"', 'clutser = "x": ')],
+)
+def test_a_missing_or_broken_configuration_is_bad_input(lab: Lab, tmp_path: Path, text, words):
+    path = tmp_path / "leaseha.toml"
+    if text:
+        path.write_text(text)
 
-            assert done.returncode == 2, done.stdout
-            assert words in done.stdout
-            assert "Traceback" not in done.stdout
+    done = lab.host(FIRST).run([sys.executable, "-m", "leaseha", "run", "--config", str(path)])
+
+    assert done.returncode == 2, done.stdout
+    assert words in done.stdout
+    assert "Traceback" not in done.stdout

@@ -178,6 +178,7 @@ def hand_over(draft: Draft, lease: str) -> str:
     else:
         named = placement.named(draft, lease, asked.target)
         target = named.session if named is not None else 0
+    draft.update(lease, tried=draft.view.intent(lease).mod)
     _down(draft, lease, Way.T9, asked.kind, asked.reason or f"asked by {asked.by}", target, asked.traceparent)
     return f"to {_node_of(draft, target)}, asked by {asked.by}"
 

@@ -426,10 +426,12 @@ def answer_intents(draft: Draft) -> None:
     for name, state in draft.leases.items():
         if state.role is not Role.HOLDER:
             continue
-        asked = guards.intent(draft, name)
+        asked = guards.unanswered(draft, name)
         if asked is None or asked.kind != records.Kind.SWITCHOVER or guards.switchover_asked(draft, name):
             continue
         _, why = guards.switchover_target(draft, name, asked)
+        if guards.in_vain(draft, name):
+            why = "the handover came to nothing"
         value = records.encode(replace(asked, answer=why))
         key = records.intent_key(name)
         if key not in draft.node.notes:

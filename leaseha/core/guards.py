@@ -129,12 +129,22 @@ def all_up(draft: Draft, lease: str) -> bool:
     return sequence.finished(draft.leases[lease])
 
 
-def intent(draft: Draft, lease: str) -> IntentRecord | None:
+def unanswered(draft: Draft, lease: str) -> IntentRecord | None:
     """An intent that is meant for the token held here and was not answered. A stale one is not obeyed."""
     record = draft.view.intent(lease).record
     if record is None or record.answer or record.token != draft.leases[lease].token:
         return None
     return record
+
+
+def intent(draft: Draft, lease: str) -> IntentRecord | None:
+    """An unanswered intent that was not tried in vain already: the service must not go down for it again and again."""
+    return unanswered(draft, lease) if not in_vain(draft, lease) else None
+
+
+def in_vain(draft: Draft, lease: str) -> bool:
+    """This very intent was obeyed before, and the claim is here still."""
+    return draft.leases[lease].tried == draft.view.intent(lease).mod
 
 
 def switchover_target(draft: Draft, lease: str, asked: IntentRecord) -> tuple[int, str]:

@@ -93,6 +93,8 @@ class LeaseState:
     """YIELDING: the session to hand over to; 0: release."""
     tries: int = 0
     """YIELDING: how often T9 was sent."""
+    tried: int = 0
+    """The `mod` of the intent that was obeyed last: if that came to nothing, it is not obeyed again."""
     off_at: Instant | None = None
     """YIELDING: when the VIP was proven off."""
     move: Move = Move()

@@ -1,0 +1,130 @@
+"""Which stores may take over (G2, T13): a change counts as made and as not made until it is known."""
+
+from __future__ import annotations
+
+from leaseha.core import events, insync, machine, records
+from leaseha.core.records import InsyncRecord
+from leaseha.core.spec import LeaseSpec
+from tests.core import hands
+from tests.core.harness import World, spec
+
+PRIORITIES = {"a": 100, "b": 50, "c": 10}
+COPIED = LeaseSpec("l", PRIORITIES, digest="v.x", data=True, replicated=True)
+
+
+def admitted(world: World) -> frozenset[str]:
+    record = records.decode(InsyncRecord, world.etcd.keys[records.insync_key("l")].value)
+    assert record is not None
+    return record.stores
+
+
+def report(world: World, *stores: str) -> None:
+    world.give("a", events.CopiesReported(world.now(), "l", frozenset(stores)))
+
+
+def test_where_nothing_is_replicated_every_healthy_node_is_admitted() -> None:
+    world = hands.serving(*(spec(n) for n in "abc"))
+
+    assert admitted(world) == {"store-a", "store-b", "store-c"}
+
+
+def test_where_nothing_is_replicated_nobody_is_ever_removed() -> None:
+    """Nothing can be lacking, and each change costs a write."""
+    world = hands.serving()
+    world.kill("b")
+    world.run(9)
+
+    assert admitted(world) == {"store-a", "store-b"}
+
+
+def test_a_node_with_other_vips_is_not_admitted() -> None:
+    world = hands.serving(spec("a"), spec("b", LeaseSpec("l", PRIORITIES, digest="other.x")))
+
+    assert admitted(world) == {"store-a"}
+
+
+def test_where_data_is_replicated_only_the_replication_admits() -> None:
+    world = hands.serving(*(spec(n, COPIED) for n in "abc"))
+
+    assert admitted(world) == {"store-a"}
+
+    report(world, "store-b")
+
+    assert admitted(world) == {"store-a", "store-b"}
+
+    report(world, "store-c")
+
+    assert admitted(world) == {"store-a", "store-c"}
+
+
+def test_the_holders_own_store_always_belongs_to_the_set() -> None:
+    world = hands.serving(spec("a", COPIED))
+    report(world)
+
+    assert admitted(world) == {"store-a"}
+
+
+def test_while_a_change_is_unresolved_the_union_must_have_each_byte() -> None:
+    """A2: the store being added may already take over, and one being removed still may."""
+    world = hands.serving(*(spec(n, COPIED) for n in "abc"))
+    report(world, "store-b")
+    hands.keep(world, "a", "T13")
+    report(world, "store-c")
+
+    assert insync.must_have(world.nodes["a"], "l") == {"store-a", "store-b", "store-c"}
+
+    hands.lose(world, "a", hands.kept(world, "a"))
+
+    assert insync.must_have(world.nodes["a"], "l") == {"store-a", "store-b", "store-c"}
+
+    world.run(2)
+
+    assert insync.must_have(world.nodes["a"], "l") >= {"store-a", "store-b"}
+
+
+def test_a_renewal_that_is_on_its_way_adds_no_store() -> None:
+    world = hands.serving()
+    hands.keep(world, "a")
+    world.run(1.1)
+    pending = world.nodes["a"].session.pending
+
+    assert [insync.written(write, "l") for write in pending] == [frozenset()]
+    assert insync.must_have(world.nodes["a"], "l") == {"store-a", "store-b"}
+
+
+def test_before_anything_was_seen_no_store_is_known() -> None:
+    assert insync.must_have(machine.initial(spec("a")), "l") == frozenset()
+
+
+def test_a_missing_or_unreadable_set_is_not_written_anew() -> None:
+    """B2: an operator has to say which data is right (`recover`)."""
+    world = hands.serving()
+    hands.erase(world, records.insync_key("l"))
+    world.run(2)
+
+    assert world.holders() == ["a"]
+    assert records.insync_key("l") not in world.etcd.keys
+
+    world.tell(world.etcd.put(records.insync_key("l"), "by hand"))
+    world.run(2)
+
+    assert world.etcd.keys[records.insync_key("l")].value == "by hand"
+
+
+def test_a_node_that_is_not_admitted_does_not_take_over() -> None:
+    """G2."""
+    world = hands.serving(spec("a", COPIED), spec("b", COPIED))
+    world.kill("a")
+    world.run(20)
+
+    assert world.holders() == []
+
+
+def test_a_change_on_a_lease_that_is_still_coming_up_waits_where_data_is_replicated() -> None:
+    world = World(spec("a", COPIED))
+    world.held_back["a"] = lambda effect: type(effect).__name__ == "BindVip"
+    world.start()
+    report(world, "store-b")
+    world.run(1)
+
+    assert "T13" not in world.sent("a")

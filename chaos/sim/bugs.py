@@ -230,7 +230,7 @@ _good_look = session.look
 
 def _ids_again(options: Options) -> None:
     options.reuse_sessions = True
-    options.faults = {"restore": 1.5, "save": 2, "cut": 2, "freeze": 2, "heal": 3, "kill": 1, "restart": 3}
+    options.faults = {"reborn": 3}
 
 
 def _created() -> list[Patch]:

@@ -30,7 +30,7 @@ LATE_NS: Final = NS_PER_S // 2
 
 
 class Compacted(Exception):
-    """The history asked for is gone; `revision` is the oldest that is left."""
+    """The history asked for is gone: that before `revision`, as etcd says it."""
 
     def __init__(self, revision: int) -> None:
         super().__init__(f"compacted at {revision}")
@@ -127,9 +127,12 @@ class FakeEtcd:
         return self.head(), tuple(self.keys[key] for key in sorted(self.keys))
 
     def since(self, revision: int) -> list[tuple[int, tuple[Change, ...]]]:
-        """The changes from a revision on. Raises `Compacted`."""
+        """The changes from a revision on. Raises `Compacted`, at the compacted revision itself too.
+
+        There the real etcd tells what is left of it, which need not be all: the stricter answer is the safe one.
+        """
         if revision <= self.compacted:
-            raise Compacted(self.compacted + 1)
+            raise Compacted(self.compacted)
         if revision > self.revision:
             return []
         return [entry for entry in self.log[-(self.revision - revision + 1) :] if entry[0] >= revision]

@@ -255,6 +255,26 @@ class Run:
         for at_ns, do in ((struck_ns, strike), (mended_ns, mend), (struck_ns + 3 * ttl_ns, self._do_heal)):
             world.after(at_ns, self._fault(do, node))
 
+    def _do_reborn(self, node: Node) -> None:
+        """A node opens a session, is cut off, and etcd goes back to before it: another may be granted the same id."""
+        world, ttl_ns = self.world, self.options.ttl_ns
+        other = self.nodes[world.chance.choice([name for name in self.nodes if name != node.name])]
+        opened_ns = world.between(100 * NS_PER_MS, 2 * ttl_ns)
+
+        def begin(one: Node) -> None:
+            self._do_kill(one)
+            self._begin(one)
+
+        def rewind(_: Node) -> None:
+            self._do_cut(node)
+            self._do_restore(node)
+            begin(other)
+
+        self._do_save(node)
+        begin(node)
+        world.after(opened_ns, self._fault(rewind, node))
+        world.after(opened_ns + world.between(ttl_ns // 2, 3 * ttl_ns), self._fault(self._do_heal, node))
+
     def _do_recover(self, node: Node) -> None:
         for lease in self.leases:
             self._tell_health(node, lease, penalty=0, why="")

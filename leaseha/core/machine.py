@@ -6,7 +6,7 @@ own write, tells the executor of moved deadlines, and says when it wants to be w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from leaseha.core import (
@@ -30,6 +30,8 @@ from leaseha.errors import invariant
 
 ROWS_MAX: Final = 8
 """A lease goes through at most this many rows in one step; more would be a loop in the table."""
+
+Table = Mapping[Role, tuple[transitions.Row, ...]]
 
 HEAR: Final[dict[type, Callable[[Draft, Any], None]]] = {
     events.Started: facts.started,
@@ -88,11 +90,14 @@ def step(state: NodeState, event: Event) -> tuple[NodeState, tuple[Effect, ...]]
     return after, tuple(draft.effects)
 
 
-def settle(draft: Draft, lease: str) -> None:
-    """Let rows fire for one lease until none does, then go on with its plan."""
+def settle(draft: Draft, lease: str, table: Table = transitions.BY_ROLE) -> None:
+    """Let rows fire for one lease until none does, then go on with its plan.
+
+    Raises `InvariantBroken` if the table never comes to rest.
+    """
     for _ in range(ROWS_MAX):
         state = draft.leases[lease]
-        row = next((r for r in transitions.BY_ROLE[state.role] if r.when(draft, lease)), None)
+        row = next((r for r in table[state.role] if r.when(draft, lease)), None)
         if row is None:
             _go_on(draft, lease)
             return

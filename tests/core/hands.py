@@ -5,6 +5,7 @@ from __future__ import annotations
 from leaseha.core import effects, events, records
 from leaseha.core.effects import Commit, Effect
 from leaseha.core.events import Change
+from leaseha.core.records import ClaimRecord
 from leaseha.core.spec import NodeSpec
 from leaseha.core.values import Outcome, Unknown
 from tests.core.harness import World, spec
@@ -79,3 +80,10 @@ def serving(*specs: NodeSpec, seconds: float = 2) -> World:
     world.start()
     world.run(seconds)
     return world
+
+
+def claim(world: World, lease: str = "l") -> ClaimRecord:
+    """The lease's claim; it must be there."""
+    found = world.claim(lease)
+    assert found is not None
+    return found

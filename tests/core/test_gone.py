@@ -27,11 +27,11 @@ def test_a_holder_whose_session_record_is_deleted_goes_on_under_a_new_one() -> N
     hands.erase(world, hands.record_key(world, "a"))
     world.run(0.1)
 
-    assert ["a"] == world.holders()
+    assert world.holders() == ["a"]
     assert "T14" in world.sent("a")
     assert world.state("a").token > before.token
     assert world.state("a").under == world.nodes["a"].session.id != before.under
-    assert "P-up" == world.rows("a")[-1]
+    assert world.rows("a")[-1] == "P-up"
 
 
 def test_a_vanished_own_record_is_found_by_a_refused_renewal_too() -> None:
@@ -41,7 +41,7 @@ def test_a_vanished_own_record_is_found_by_a_refused_renewal_too() -> None:
     hands.erase(world, hands.record_key(world, "a"))
     world.run(1.2)
 
-    assert ["a"] == world.holders()
+    assert world.holders() == ["a"]
     assert "T14" in world.sent("a")
 
 
@@ -57,7 +57,7 @@ def test_a_put_under_a_missing_etcd_lease_counts_as_a_vanished_record() -> None:
     world.run(0.1)
 
     assert "T14" in world.sent("a")
-    assert ["a"] == world.holders()
+    assert world.holders() == ["a"]
     assert hands.warned(world, "a") == ["session gone"]
 
 
@@ -72,7 +72,7 @@ def test_t14_keeps_trying_when_no_session_can_be_opened_at_first() -> None:
     hands.let(world, "a")
     world.run(1)
 
-    assert ["a"] == world.holders()
+    assert world.holders() == ["a"]
     assert "T14" in world.sent("a")
 
 
@@ -91,26 +91,26 @@ def test_a_holder_that_keeps_nothing_registers_anew() -> None:
     assert "T14" not in world.sent("a")
     assert "H-deadline" in world.rows("a")
     assert Role.STANDBY is world.role("a")
-    assert world.claim() is not None and world.claim().session == old  # type: ignore[union-attr]
+    assert hands.claim(world).session == old
 
     world.run(20)
 
-    assert ["a"] == world.holders()
+    assert world.holders() == ["a"]
     assert "S-gone" in world.rows("a")
 
 
 def test_t14_keeps_at_most_a_batch_and_forgets_the_rest() -> None:
-    """Batches of 60: etcd takes 128 operations a transaction. What is not rewritten is not served any more."""
-    leases = many(70)
-    world = hands.serving(spec("a", *leases), seconds=3)
+    """Batches of 60 (3 here): etcd takes 128 operations a transaction. What is not rewritten is not served any more."""
+    leases = many(5)
+    world = hands.serving(spec("a", *leases, batch_size=3), seconds=3)
     hands.keep(world, "a", "T14")
     hands.erase(world, hands.record_key(world, "a"))
     world.run(0.1)
     txn = hands.kept(world, "a", "T14").txn
     hands.end(world, "a")
 
-    assert 60 + 2 == len(txn.compares)
-    assert 60 == sum("H-session" not in world.rows("a", lease.name) for lease in leases)
+    assert len(txn.compares) == 3 + 2
+    assert sum("H-session" not in world.rows("a", lease.name) for lease in leases) == 3
 
 
 def test_a_refused_t14_is_not_repeated_in_a_busy_loop() -> None:
@@ -130,7 +130,7 @@ def test_a_refused_t14_is_not_repeated_in_a_busy_loop() -> None:
 
     assert 2 <= world.sent("a").count("T14") < 40
     assert "H-deadline" in world.rows("a")
-    assert "T1" == [what for what in world.sent("a") if what != "T2"][-1]
+    assert [what for what in world.sent("a") if what != "T2"][-1] == "T1"
 
 
 def test_t14_whose_claim_was_taken_meanwhile_serves_nothing() -> None:
@@ -159,9 +159,9 @@ def test_t14_with_unknown_outcome(applied: bool) -> None:
     hands.lose(world, "a", lost)
     world.run(0.3)
 
-    assert ["a"] == world.holders()
+    assert world.holders() == ["a"]
     assert world.etcd.keys[CLAIM].mod == world.state("a").token
-    assert 2 == world.sent("a").count("T14")
+    assert world.sent("a").count("T14") == 2
 
 
 def test_a_claim_handed_to_the_old_session_is_not_served_under_the_new_one() -> None:
@@ -176,13 +176,13 @@ def test_a_claim_handed_to_the_old_session_is_not_served_under_the_new_one() -> 
     hands.erase(world, hands.record_key(world, "b"))
     world.run(1)
 
-    assert world.claim() is not None and world.claim().session == old  # type: ignore[union-attr]
+    assert hands.claim(world).session == old
     assert world.nodes["b"].session.id != old
-    assert [] == world.holders()
+    assert world.holders() == []
 
     world.run(8)
 
-    assert ["a"] == world.holders()
+    assert world.holders() == ["a"]
     assert "S-gone" in world.rows("a")
 
 
@@ -195,12 +195,12 @@ def test_a_deleted_claim_stops_its_holder_and_is_written_down_as_lost() -> None:
 
     world.run(16)
 
-    assert [] == world.holders()
-    assert world.claim() is not None and world.claim().hold is records.Hold.LOST  # type: ignore[union-attr]
+    assert world.holders() == []
+    assert hands.claim(world).hold is records.Hold.LOST
 
     world.run(2)
 
-    assert ["a"] == world.holders()
+    assert world.holders() == ["a"]
     assert "S-lost" in world.rows("a")
 
 
@@ -212,7 +212,7 @@ def test_a_lost_claim_keeps_the_epoch_of_the_one_that_vanished() -> None:
     hands.erase(world, CLAIM)
     world.run(0.3)
 
-    assert world.claim() is not None and world.claim().epoch == 4  # type: ignore[union-attr]
+    assert hands.claim(world).epoch == 4
 
 
 def test_a_lease_all_of_whose_keys_vanish_is_not_a_new_one() -> None:
@@ -223,7 +223,7 @@ def test_a_lease_all_of_whose_keys_vanish_is_not_a_new_one() -> None:
     hands.erase(world, hands.record_key(world, "a"), *gone)
     world.run(2)
 
-    assert ["a"] == world.holders()
+    assert world.holders() == ["a"]
     assert "S-free" not in world.rows("b")
 
 
@@ -239,8 +239,8 @@ def test_a_note_that_hung_on_a_vanished_session_is_not_sent_under_the_next() -> 
     hands.erase(world, hands.record_key(world, "a"))
     world.run(3)
 
-    assert ["a"] == world.holders()
-    assert 1 == world.sent("a").count("T14")
+    assert world.holders() == ["a"]
+    assert world.sent("a").count("T14") == 1
     assert hands.warned(world, "a") == ["session gone"]
 
 
@@ -253,11 +253,11 @@ def test_an_unreadable_session_record_is_not_a_session_that_ended() -> None:
     world.run(16)
 
     assert "S-ended" not in world.rows("b")
-    assert [] == world.holders()
+    assert world.holders() == []
 
     world.run(2)
 
-    assert ["b"] == world.holders()
+    assert world.holders() == ["b"]
 
 
 def test_a_registration_under_a_missing_etcd_lease_asks_for_another_session() -> None:
@@ -270,8 +270,8 @@ def test_a_registration_under_a_missing_etcd_lease_asks_for_another_session() ->
     hands.end(world, "a")
     world.run(0.5)
 
-    assert ["a"] == world.holders()
-    assert 2 == world.sent("a").count("T1")
+    assert world.holders() == ["a"]
+    assert world.sent("a").count("T1") == 2
 
 
 def test_a_record_under_the_own_id_that_is_not_the_own_gives_the_session_up() -> None:
@@ -285,7 +285,7 @@ def test_a_record_under_the_own_id_that_is_not_the_own_gives_the_session_up() ->
     hands.end(world, "a")
     world.run(0.5)
 
-    assert ["a"] == world.holders()
+    assert world.holders() == ["a"]
     assert world.nodes["a"].session.id != first
 
 
@@ -308,7 +308,7 @@ def test_a_doubt_of_the_keepalive_only_asks_for_a_renewal() -> None:
     world.give("a", events.SessionDoubted(world.now(), world.nodes["a"].session.id))
 
     assert world.sent("a")[sent:] == ["T2"]
-    assert ["a"] == world.holders()
+    assert world.holders() == ["a"]
 
 
 def test_the_wait_for_a_vanished_holder_starts_at_the_first_sight_of_absence() -> None:
@@ -319,11 +319,11 @@ def test_the_wait_for_a_vanished_holder_starts_at_the_first_sight_of_absence() -
     hands.erase(world, hands.record_key(world, "a"))
     world.run(6.4)
 
-    assert [] == world.holders()
+    assert world.holders() == []
 
     world.run(0.3)
 
-    assert ["b"] == world.holders()
+    assert world.holders() == ["b"]
     assert "S-gone" in world.rows("b")
 
 
@@ -337,9 +337,9 @@ def test_absence_whose_beginning_nobody_watched_is_waited_for_in_full() -> None:
     seen = world.at_ns
     world.run(16)
 
-    assert [] == world.holders()
+    assert world.holders() == []
 
     world.run(1.5)
 
-    assert ["b"] == world.holders()
+    assert world.holders() == ["b"]
     assert world.at_ns - seen > 16.5 * NS_PER_S

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from leaseha.core import guards, placement, writer
+from leaseha.core import guards, placement, trace, writer
 from leaseha.core.records import Hold
 from leaseha.core.session import Phase, deadline_of
 from leaseha.core.state import Draft, NodeState
@@ -90,6 +90,7 @@ def _lease(draft: Draft, name: str, around: Surroundings) -> dict[str, Any]:
         "epoch": record.epoch if record is not None else None,
         "since_ms": past.record.at_ms if past is not None else None,
         "reason": record.reason if record is not None else None,
+        "trace_id": (trace.trace_id(record.traceparent) or None) if record is not None else None,
         "role": state.role.value if around.source == "agent" else None,
         "deadline_left_s": _s(until.left_ns(draft.at)) if until is not None else None,
         "vips": around.vips.get(name, []),

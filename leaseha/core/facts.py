@@ -141,8 +141,7 @@ def committed(draft: Draft, write: OwnWrite, revision: int) -> None:
         draft.effects.append(Warned("", "slow renewal", f"{write.what} took {took_ns // NS_PER_MS} ms"))
     draft.session = session.committed(draft.session, write, revision, draft.at, regular_ns)
     puts = [KeyValue(p.key, p.value, revision, 0, p.lease) for p in write.txn.puts if isinstance(p, Put)]
-    if draft.ready:
-        draft.set(view=views.with_own(draft.view, draft.at, revision, puts))
+    draft.set(view=views.with_own(draft.view, draft.at, revision, puts))
     sent = {p.key: p for p in write.txn.puts}
     left = {k: p for k, p in draft.node.notes.items() if k not in write.notes or sent.get(k) != p}
     draft.set(notes=left)
@@ -183,16 +182,14 @@ def _compared(write: OwnWrite, name: str) -> int:
 
 
 def _now_mine(draft: Draft, name: str, token: int, record: ClaimRecord | None) -> None:
-    """A claim of ours is proven; if the lease left CLAIMING meanwhile, nothing is served under it."""
-    if draft.leases[name].role is Role.CLAIMING:
-        epoch = record.epoch if record is not None else 1
-        draft.update(name, mine=True, lost="", token=token, epoch=epoch, under=draft.session.id)
+    """A claim of ours is proven. The lease is in CLAIMING: it leaves that only when no write for it is pending."""
+    epoch = record.epoch if record is not None else 1
+    draft.update(name, mine=True, lost="", token=token, epoch=epoch, under=draft.session.id)
 
 
 def refused(draft: Draft, write: OwnWrite, revision: int, reads: tuple[KeyValue, ...]) -> None:
     """A compare failed. Only the own record, which was read with it, tells what is current."""
-    if draft.ready:
-        draft.set(view=views.with_reads(draft.view, draft.at, revision, reads))
+    draft.set(view=views.with_reads(draft.view, draft.at, revision, reads))
     own_key = records.session_key(draft.session.id)
     own = next((kv for kv in reads if kv.key == own_key), KeyValue(own_key, "", 0))
     # With this write still among the pending ones: a second execution is refused after the first was applied.
@@ -308,9 +305,7 @@ def _judge_own(draft: Draft, record: SessionRecord | None, mod: int) -> None:
         committed(draft, ours, mod)
     elif found is Found.GONE:
         gone(draft)
-    elif found is not Found.SAME and not (
-        record is not None and record.life is Life.CLOSED and draft.node.closing
-    ):
+    elif not (record is not None and record.life is Life.CLOSED and draft.node.closing):
         writer.abandon(draft, "session")
 
 
@@ -391,11 +386,10 @@ def tick(draft: Draft, event: events.Tick) -> None:
 
 def finish(draft: Draft) -> None:
     """T12 was answered, or will not be: nothing more to do."""
-    if not draft.node.stopped:
-        draft.set(stopped=True)
-        if draft.session.id:
-            draft.effects.append(CloseSession(draft.session.id))
-        draft.effects.append(Stopped())
+    draft.set(stopped=True)
+    if draft.session.id:
+        draft.effects.append(CloseSession(draft.session.id))
+    draft.effects.append(Stopped())
 
 
 def hold_down(draft: Draft) -> None:

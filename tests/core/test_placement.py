@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from leaseha.core import events, placement, records
+from leaseha.core import effects, events, placement, records
+from leaseha.core.effects import Effect
 from leaseha.core.placement import Candidate
 from leaseha.core.records import ClaimRecord, HistoryRecord, Hold, IntentRecord, Kind
 from leaseha.core.spec import LeaseSpec
@@ -240,14 +241,19 @@ def test_a_failback_whose_target_vanished_before_it_told_is_told_by_the_next_hol
     world.start("b")
     world.run(1)
     world.start("a")
-    hands.keep(world, "a", "T10")
+
+    def dies(effect: Effect) -> bool:
+        if isinstance(effect, effects.Commit) and effect.what == "T10":
+            world.kill("a")
+        return "a" in world.dead
+
+    world.held_back["a"] = dies
     world.run(4.5)
     claim = world.claim()
     assert claim is not None
 
     assert (claim.node, claim.kind) == ("a", Kind.FAILBACK)
 
-    world.kill("a")
     world.run(9)
 
     assert world.holders() == ["b"]

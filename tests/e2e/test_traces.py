@@ -34,7 +34,7 @@ def test_a_collector_that_never_answers_delays_no_move_and_no_stop(found, tmp_pa
     folder = tmp_path_factory.mktemp("hole")
     with traces.cluster(folder) as lab:
         lab.host(traces.COLLECTOR).cut_silent()
-        hole = traces.run(lab, TRANSITIONS)
+        hole = traces.run(lab, len(traces.CYCLE))
         wait_logged(lab, traces.OTHER, "WARNING", "10.77.0.1:4318")
 
     assert hole.faults == []

@@ -88,6 +88,8 @@ class Node:
         self._watch_from = 0
         self._watch_due = False
         self.watch_broken = False
+        self._closed: set[int] = set()
+        """Sessions that are kept alive no more."""
         world.watchers.append(self._watch_soon)
 
     # Life and death
@@ -171,6 +173,7 @@ class Node:
             case effects.OpenSession(request, ttl_s):
                 self._open(request, ttl_s)
             case effects.CloseSession(session):
+                self._closed.add(session)
                 self.world.ask(self.name, lambda: self.world.etcd.revoke(session))
             case effects.Extend(lease, token, deadline):
                 self._extend(lease, token, deadline)
@@ -247,7 +250,7 @@ class Node:
 
     def _keep_alive(self, session: int, start: int, ttl_s: int) -> None:
         def again() -> None:
-            if start != self.starts or not self.alive:
+            if start != self.starts or not self.alive or session in self._closed:
                 return
             if not self.frozen:
                 self.world.ask(self.name, ask)

@@ -99,7 +99,7 @@ def drawn(seed: int, profile: str = "") -> Options:
     options.hold_down_ns = chance.choice((500, 1000, 2500)) * NS_PER_MS
     options.flap_budget = chance.choice((1, 2, 3))
     options.failback = chance.random() < 0.8
-    options.unkind_ns = min(20 * NS_PER_S, 3 * NS_PER_S + 12 * ttl_ns)
+    options.unkind_ns = min(16 * NS_PER_S, 2 * NS_PER_S + 8 * ttl_ns)
     options.watch_lag_ns = chance.choice((3 * NS_PER_MS, ttl_ns // 20, ttl_ns // 20))
     options.faults = dict(_FAULTS[chosen])
     _steer(options, chance)
@@ -131,4 +131,4 @@ def _steer(options: Options, chance: random.Random) -> None:
         options.lost_replies, options.copies = chance.choice((0.1, 0.25)), 0.4
         options.late_max_ns = options.ttl_ns * 4
     if options.profile == "calm":
-        options.unkind_ns = min(30 * NS_PER_S, 6 * NS_PER_S + 24 * options.ttl_ns)
+        options.unkind_ns = min(20 * NS_PER_S, 4 * NS_PER_S + 16 * options.ttl_ns)

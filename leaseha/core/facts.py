@@ -228,7 +228,8 @@ def gone(draft: Draft) -> None:
         writer.abandon(draft, "session")
         return
     old = own.old or own.id
-    draft.effects.append(Warned("", "session gone", f"the record of session {old:016x} vanished from etcd"))
+    warned = Warned("", "session gone", f"the record of session {old:016x} vanished from etcd")
+    draft.effects += [warned, CloseSession(own.id)]
     draft.set(published="", notes=writer.unattached(draft))
     writer.open_session(draft, instead_of=old if writer.kept(draft) else 0)
 
@@ -294,7 +295,19 @@ def _own_seen(draft: Draft) -> None:
         seen = draft.view.session(own.id)
         if seen.mod > own.mod or (seen.mod == 0 and own.phase is Phase.LIVE and seen.known_at > own.mod):
             _judge_own(draft, seen.record, seen.mod)
+    _node_record_seen(draft)
     lost_claims(draft)
+
+
+def _node_record_seen(draft: Draft) -> None:
+    """Publish again if the own node record is gone, or stands under an older session (a late T1 does that)."""
+    seen = draft.view.nodes.get(draft.spec.node)
+    standing = seen.record.session if seen and seen.record else 0
+    if standing == draft.session.id or draft.session.phase is not Phase.LIVE:
+        return
+    if records.node_key(draft.spec.node) not in draft.node.notes:
+        draft.set(published="")
+        draft.republish = True
 
 
 def _judge_own(draft: Draft, record: SessionRecord | None, mod: int) -> None:

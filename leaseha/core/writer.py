@@ -299,10 +299,8 @@ def _accept(draft: Draft) -> bool:
 def _take(draft: Draft) -> bool:
     """The first lease that is being claimed, and all others that the same transaction can take."""
     for name, state in draft.leases.items():
-        if state.role is Role.CLAIMING and state.way in TAKES:
-            found = taking.possible(draft, name)
-            if found is None or found.way is not state.way:
-                continue
+        taken = state.role is Role.CLAIMING and state.way in TAKES
+        if taken and (found := taking.possible(draft, name)) is not None:
             if found.way is Way.T6:
                 new = placement.is_new(draft, name)
                 last = draft.view.claim(name).last

@@ -121,3 +121,53 @@ def test_a_doubt_while_the_gate_is_opened_again_is_answered_after_it() -> None:
     world.give("a", events.EffectDone(world.now(), "l", "OpenGate", gate.serial, ok=True))
 
     assert sum(isinstance(e, effects.Announce) for _, e in world.log) == said + 1
+
+
+def test_an_etcd_that_went_back_before_a_session_was_open_is_waited_for_all_the_same() -> None:
+    """A8: another cluster id is another etcd, whatever its revision."""
+    world = World(spec("a"))
+    world.held_back["a"] = lambda effect: isinstance(effect, effects.OpenSession)
+    world.start()
+    opening = world.kept[-1][1]
+    world.etcd.cluster_id += 1
+    world.give("a", world.snapshot(0))
+    world.give("a", events.SessionOpened(world.now(), opening.request, 55))
+    world.run(1)
+
+    assert hands.warned(world, "a") == ["etcd went back in time"]
+    assert effects.CloseSession(55) in [e for _, e in world.log]
+
+    hands.let(world, "a")
+    world.run(15)
+
+    assert world.holders() == []
+
+
+def test_leases_of_two_holders_that_ended_together_are_taken_by_a_transaction_each() -> None:
+    """T4 compares one session record."""
+    leases = [
+        LeaseSpec(name, priorities, digest="v.x", failback=False)
+        for name, priorities in (("l", {"a": 9, "b": 1, "c": 5}), ("m", {"a": 1, "b": 9, "c": 5}))
+    ]
+    world = World(*(spec(name, *leases) for name in "abc"))
+    world.start("a")
+    world.run(0.5)
+    world.start("b", "c")
+    world.run(2)
+    intent = records.IntentRecord(Kind.SWITCHOVER, "op", world.state("a", "m").token, "b")
+    by_hand(world, records.intent_key("m"), intent)
+    world.run(2)
+
+    assert (world.holders("l"), world.holders("m")) == (["a"], ["b"])
+
+    changes = []
+    for name in "ab":
+        world.kill(name)
+        key = hands.record_key(world, name)
+        closed = records.SessionRecord(records.Life.CLOSED, name, by=name)
+        changes += world.etcd.put(key, records.encode(closed))
+    world.tell(changes)
+    world.run(0.2)
+
+    assert (world.holders("l"), world.holders("m")) == (["c"], ["c"])
+    assert world.sent("c").count("T4") == 2

@@ -117,8 +117,9 @@ def prepare(draft: Draft, lease: str) -> str:
 
 
 def prepare_again(draft: Draft, lease: str) -> str:
-    """Serve again after a handover that came to nothing."""
-    draft.update(lease, target=0, tries=0, off_at=None)
+    """Serve again after a handover that came to nothing: no move, and no line of history in place of the last one."""
+    move = replace(draft.leases[lease].move, kind=RESUME)
+    draft.update(lease, target=0, tries=0, off_at=None, move=move)
     return prepare(draft, lease)
 
 

@@ -337,7 +337,7 @@ class Run:
     def _tell_health(self, node: Node, lease: str, *, penalty: int, why: str) -> None:
         if node.alive:
             before = node.state.leases[lease]
-            if (before.penalty, before.ineligible) != (penalty, why):
+            if bool(before.ineligible) != bool(why):
                 self.world.history.add(self.world.now_ns, "well", node.name, lease, not why)
             node.give(lambda at: events.HealthChanged(at, lease, penalty, why))
 

@@ -171,3 +171,24 @@ def test_leases_of_two_holders_that_ended_together_are_taken_by_a_transaction_ea
 
     assert (world.holders("l"), world.holders("m")) == (["c"], ["c"])
     assert world.sent("c").count("T4") == 2
+
+
+def test_a_node_record_that_is_about_to_be_written_anyway_is_not_queued_twice() -> None:
+    """Someone removed it while news of it waited for the next renewal."""
+    world = hands.serving()
+    hands.keep(world, "b")
+    world.give("b", events.HealthChanged(world.now(), "l", -5, ""))
+    world.give("b", events.HealthChanged(world.now(), "l", -9, ""))
+    queued = dict(world.nodes["b"].notes)
+    hands.erase(world, records.node_key("b"))
+
+    assert records.node_key("b") in queued
+    assert dict(world.nodes["b"].notes) == queued
+
+    hands.end(world, "b")
+    hands.let(world, "b")
+    world.run(1.2)
+    node = records.decode(records.NodeRecord, world.etcd.keys[records.node_key("b")].value)
+    assert node is not None
+
+    assert node.priorities == {"l": 41}

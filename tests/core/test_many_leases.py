@@ -91,8 +91,20 @@ def test_no_transaction_is_larger_than_etcd_allows() -> None:
     """With the default sizes: 60 leases a batch, two compares each, and the slice of a thousand claims."""
     leases = several(62)
     world = World(spec("a", *leases), spec("b", *leases))
+    stores = records.InsyncRecord(frozenset({"store-a", "store-b"}))
+    old = records.SessionRecord(records.Life.LIVE, "x", ttl_ns=5 * NS_PER_S)
+    world.etcd.put(records.session_key(7), records.encode(old))
+    for lease in leases:
+        claim = records.ClaimRecord(records.Hold.HELD, node="x", session=7)
+        world.etcd.put(records.claim_key(lease.name), records.encode(claim))
+        world.etcd.put(records.insync_key(lease.name), records.encode(stores))
     world.start()
-    world.run(3, step_ms=50)
+    closed = records.SessionRecord(records.Life.CLOSED, "x", by="x")
+    world.tell(world.etcd.put(records.session_key(7), records.encode(closed)))
+    world.run(1, step_ms=50)
+
+    assert held(world, "a") == 62
+
     world.kill("a")
     world.run(6.8, step_ms=50)
     sent = [e.txn for _, e in world.log if isinstance(e, effects.Commit)]

@@ -47,7 +47,7 @@ TIMINGS = {
     "ttl_max_ns": 3 * NS_PER_S,
     "margin_ns": 50 * NS_PER_MS,
 }
-FEW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FEW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 class Watchful(World):

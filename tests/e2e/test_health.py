@@ -21,7 +21,7 @@ from tests.e2e.cluster import (
 pytestmark = [pytest.mark.netns, pytest.mark.lab]
 
 GATEWAY = "gateway"
-OFTEN = {"every": "200ms", "timeout": "200ms", "fall": 2, "rise": 2}
+OFTEN = {"every": "500ms", "timeout": "500ms", "fall": 2, "rise": 1}
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from chaos.sim.options import PROFILES, drawn
 from chaos.sim.run import Result, Run, run_seed
 
 
-def main() -> int:
+def main(given: list[str] | None = None) -> int:
     """Exit 0: no violation (or, with --bugs, each bug was caught); 1 otherwise."""
     parser = argparse.ArgumentParser(prog="python -m chaos.sim", description=__doc__)
     parser.add_argument("--seeds", type=int, default=1000, help="how many seeds (default %(default)s)")
@@ -25,7 +25,7 @@ def main() -> int:
     parser.add_argument(
         "--bugs", nargs="*", metavar="NAME", help="plant bugs (default: each) until they are caught"
     )
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     if arguments.seed is not None:
         return _again(arguments.seed, arguments.profile, verbose=arguments.v)
     if arguments.bugs is not None:

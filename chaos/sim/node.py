@@ -336,7 +336,8 @@ class Node:
         self.world.after(delay_ns, act)
 
     def _report(self, effect: Effect, *, ok: bool) -> None:
-        name, lease, serial = type(effect).__name__, effect.lease, effect.serial  # type: ignore[union-attr]
+        name, lease = type(effect).__name__, effect.lease  # type: ignore[union-attr]  # as above
+        serial = effect.serial  # type: ignore[union-attr]  # as above
         self.give(lambda at: events.EffectDone(at, lease, name, serial, ok))
         if name == "Announce" and ok:
             self.later(NS_PER_MS, lambda at: events.FirstAnswer(at, lease, serial))

@@ -156,7 +156,12 @@ def release(draft: Draft, lease: str) -> str:
     """Orderly down, then *free* (T11)."""
     state = draft.leases[lease]
     why = "stop" if draft.node.stopping else state.ineligible
-    _down(draft, lease, Way.T11, Kind.RELEASE, why, 0)
+    best = None if draft.node.stopping else placement.best_other(draft, lease)
+    if best is not None:
+        # To someone, and not into nothing: by the time all is off it may be ineligible too, and then we stay.
+        _down(draft, lease, Way.T9, Kind.RELEASE, why, best.session)
+    else:
+        _down(draft, lease, Way.T11, Kind.RELEASE, why, 0)
     return why
 
 

@@ -93,6 +93,8 @@ def gone_at(draft: Draft, old: int) -> Instant:
     Its ttl is that of what stood there if the deletion came on an unbroken watch, else `ttl_max`.
     """
     seen = draft.view.session(old)
+    if old not in draft.view.sessions:
+        return after_ttl_max(draft, draft.at)  # nothing has looked for it yet: the next read of all keys will
     if seen.last is None:
         return after_ttl_max(draft, seen.at)
     return deadline.of_wait(seen.at, seen.last.ttl_ns, draft.spec.drift_ppm, seen.last.margin_ns)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from leaseha.core import records
 from leaseha.core.events import Change
@@ -24,6 +24,8 @@ from leaseha.core.records import (
 )
 from leaseha.core.values import NS_PER_MS, Instant, KeyValue
 
+TOKEN_DIGITS: Final = 20
+"""How `records.history_key` writes a token."""
 R = TypeVar("R")
 C = TypeVar("C")
 
@@ -165,7 +167,13 @@ def place(key: str) -> tuple[Any, str, Any]:
         kind, name = _KINDS[what]
         return kind, name, lease
     head, _, token = what.partition("/")
-    if top == "leases" and head == "history" and token.isascii() and token.isdigit():
+    if (
+        top == "leases"
+        and head == "history"
+        and len(token) == TOKEN_DIGITS
+        and token.isascii()
+        and token.isdigit()
+    ):
         return HistoryRecord, lease, (lease, token)
     return None, "", ""
 
@@ -215,6 +223,11 @@ def with_snapshot(
                 broken and not seen.mod and seen.known_at < revision
             ):
                 table[key] = Seen(None, 0, at, revision)
+    sessions = editor.table("sessions")
+    for seen in editor.table("claims").values():
+        if seen.record is not None and seen.record.session and seen.record.session not in sessions:
+            # Never seen here: it may have come and gone while the watch lagged, and its node not know yet.
+            sessions[seen.record.session] = Seen(None, 0, at, revision)
     since = at if broken else view.since
     return editor.done(revision=max(view.revision, revision), since=since)
 

@@ -191,18 +191,27 @@ def orders_are_current(entries: list[Entry], _: Bounds) -> list[Violation]:
 
 
 def calm(entries: list[Entry], bounds: Bounds) -> list[Violation]:
-    """G8: failbacks within the flap budget, and none before the target was well for the hold-down, on end."""
+    """G8: failbacks within the flap budget, and none before the target was well for the hold-down, on end.
+
+    A failback whose claim was deleted by hand before its target answered was none: no trace of it is left to count.
+    """
     moves: dict[str, list[int]] = defaultdict(list)
+    unserved: dict[str, str] = {}
     well_since: dict[tuple[str, str], int] = {}
     since: dict[str, int] = {}
     found = []
     for entry in entries:
         at_ns = entry.at_ns
         if entry.what == "restored":
+            unserved.clear()
             moves.clear()  # the history that counted them is gone with everything after the snapshot
         elif entry.what == "registered":
             since[entry.facts[0]] = at_ns
             well_since = {key: well for key, well in well_since.items() if key[0] != entry.facts[0]}
+        elif entry.what == "present":
+            unserved.pop(entry.facts[1], None)
+        elif entry.what == "claim" and entry.facts[2] == "absent" and unserved.pop(entry.facts[0], ""):
+            moves[entry.facts[0]].pop()
         elif entry.what == "well":
             node, lease, well = entry.facts
             well_since[node, lease] = at_ns if well else 1 << 62
@@ -216,6 +225,7 @@ def calm(entries: list[Entry], bounds: Bounds) -> list[Violation]:
                 text = f"{lease} back to {node} {waited_ns / 1e6:.0f} ms after it came"
                 found.append(Violation("G8 hold-down skipped", at_ns, text))
             moves[lease].append(at_ns)
+            unserved[lease] = node
             recent = [t for t in moves[lease] if t > at_ns - HOUR_NS]
             if len(recent) > bounds.flap_budget:
                 found.append(

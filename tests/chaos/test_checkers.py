@@ -149,6 +149,18 @@ class TestCalm:
         moves = [self.back(at * S, at) for at in (10, 20, 30)]
         assert names((1, "registered", "a"), *moves) == ["G8 flap budget"]
 
+    def test_a_failback_that_was_deleted_by_hand_before_anyone_answered_does_not_count(self):
+        gone = (15 * S, "claim", "l0", 0, "absent", "", 0, "", "", "")
+        facts = [
+            (1, "registered", "a"),
+            self.back(10 * S, 9),
+            gone,
+            self.back(20 * S, 10),
+            self.back(30 * S, 11),
+        ]
+        assert names(*facts) == []
+        assert names(facts[0], facts[1], (11 * S, "present", "a", "l0"), *facts[2:]) == ["G8 flap budget"]
+
     def test_an_hour_later_it_is_there_again(self):
         moves = [self.back(at_ns, 9) for at_ns in (10 * S, 20 * S, 11 * S + HOUR_NS)]
         assert names((1, "registered", "a"), *moves) == []

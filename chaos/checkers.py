@@ -218,6 +218,7 @@ def calm(entries: list[Entry], bounds: Bounds) -> list[Violation]:
         elif entry.what == "claim":
             lease, hold, node, kind = (entry.facts[at] for at in (0, 2, 3, 5))
             if hold != "held" or kind != "failback" or entry.facts[6].startswith("session"):
+                unserved.pop(lease, None)
                 continue
             waited_ns = at_ns - max(since.get(node, 0), well_since.get((node, lease), 0))
             least_ns = bounds.hold_down_ns * (1_000_000 - 2 * bounds.drift_ppm) // 1_000_000

@@ -184,7 +184,7 @@ def is_better(draft: Draft, lease: str) -> bool:
         return False
     me = myself(draft, lease)
     other = next((c for c in others(draft, lease) if c.session == holder), None)
-    return other is not None and not me.why_not() and me.priority > other.priority
+    return other is not None and rank(draft, lease) == 0 and me.priority > other.priority
 
 
 def failback_wanted(draft: Draft, lease: str) -> bool:

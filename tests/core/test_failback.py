@@ -1,0 +1,44 @@
+"""Who asks for a lease back, and when again: one move brings it home, and a move that was made delays no other."""
+
+from __future__ import annotations
+
+from leaseha.core import events, records
+from leaseha.core.records import HistoryRecord, Kind
+from leaseha.core.spec import LeaseSpec
+from leaseha.core.values import NS_PER_S
+from tests.core.harness import World, spec
+
+LEASE = LeaseSpec("l", {"a": 100, "b": 50, "c": 10}, digest="v.x", hold_down_ns=3 * NS_PER_S, flap_budget=60)
+
+
+def kinds(world: World) -> list[str]:
+    """Of all moves, by token."""
+    found = [records.decode(HistoryRecord, kv.value) for k, kv in world.etcd.keys.items() if "/history/" in k]
+    return [one.kind for one in sorted((one for one in found if one), key=lambda one: one.token)]
+
+
+def test_only_the_best_node_asks_so_that_the_lease_moves_once() -> None:
+    world = World(*(spec(name, LEASE) for name in "abc"))
+    world.start("c")
+    world.run(1)
+    world.start("a")
+    world.start("b")
+    world.run(8)
+
+    assert world.holders() == ["a"]
+    assert kinds(world) == [Kind.FIRST, Kind.FAILBACK]
+
+
+def test_a_failback_that_had_its_effect_does_not_delay_the_next_one() -> None:
+    world = World(spec("a", LEASE), spec("b", LEASE))
+    world.start("a")
+    world.start("b")
+    world.run(2)
+    for _ in range(2):
+        world.give("a", events.HealthChanged(world.now(), "l", 0, "no gateway"))
+        world.run(1)
+        assert world.holders() == ["b"]
+        world.give("a", events.HealthChanged(world.now(), "l", 0, ""))
+        world.run(3.5)
+
+        assert world.holders() == ["a"]

@@ -21,8 +21,9 @@ def test_only_the_best_node_asks_so_that_the_lease_moves_once() -> None:
     world = World(*(spec(name, LEASE) for name in "abc"))
     world.start("c")
     world.run(1)
-    world.start("a")
     world.start("b")
+    world.run(0.5)
+    world.start("a")
     world.run(8)
 
     assert world.holders() == ["a"]

@@ -150,7 +150,7 @@ def _switchover(arguments: argparse.Namespace) -> int:
     from leaseha.runtime import operator
 
     config = load(arguments.config)
-    if arguments.timeout <= 0:
+    if not arguments.timeout > 0:
         raise UsageError(f"--timeout = {arguments.timeout:g}: must be more than 0 (s)")
     lease = operator.known_lease(config, arguments.lease)
     by = f"{os.environ.get('SUDO_USER') or os.environ.get('USER') or 'an operator'} on {config.node.name}"

@@ -150,6 +150,11 @@ class InvariantBroken(LeasehaError):
     """Something that cannot be, is: a fault in leaseha. The agent stops holding before anything else."""
 
 
+def fault(error: BaseException) -> str:
+    """One line for an error that nobody foresaw: a fault in leaseha itself."""
+    return f"fault in leaseha: {type(error).__name__}: {error}"
+
+
 def invariant(condition: bool, message: str) -> None:
     """Like `assert`, but kept under `python -O`.
 

@@ -219,4 +219,8 @@ def announce_again(draft: Draft, lease: str) -> None:
 
 def data_blocked(draft: Draft, lease: str) -> str:
     """After a restored etcd: why a lease with data is not to be claimed before `recover`."""
-    return "etcd went back in time: run `leaseha recover`" if lease_spec(draft.spec, lease).data else ""
+    return (
+        "etcd went back in time: see docs/operations.md, `etcd went back in time`"
+        if lease_spec(draft.spec, lease).data
+        else ""
+    )

@@ -49,6 +49,8 @@ def _machine(config: Config) -> list[Finding]:
         elif interface not in {name for _, name in socket.if_nameindex()}:
             text = f"interface = {interface}: there is no such interface on this machine"
             found.append(Finding(grave=True, text=text))
+        else:
+            found += _arp(interface)
         if lease.priority.get(config.node.name, 0) == 0:
             text = f"lease.{lease.name}.priority has nothing (or 0) for {config.node.name}: it will never hold it"
             found.append(Finding(grave=False, text=text))
@@ -58,6 +60,18 @@ def _machine(config: Config) -> list[Finding]:
     if lacking := rights.lacking():
         # Whoever checks need not be the account that will run the agent; root can be no more than it is.
         found.append(Finding(grave=os.geteuid() == 0, text=rights.sentence(lacking)))
+    return found
+
+
+def _arp(interface: str) -> list[Finding]:
+    """The VIP has host scope, for which the kernel answers no ARP request with these settings."""
+    found = []
+    for name in ("all", interface):
+        path = Path(f"/proc/sys/net/ipv4/conf/{name}/arp_ignore")
+        if path.exists() and path.read_text().strip() in ("3", "8"):
+            value = path.read_text().strip()
+            text = f"net.ipv4.conf.{name}.arp_ignore = {value}: no VIP is reached so; set 0, 1 or 2"
+            found.append(Finding(grave=True, text=text))
     return found
 
 

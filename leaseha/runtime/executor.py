@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Final, Protocol
 
@@ -11,13 +12,14 @@ from leaseha.core import effects, events
 from leaseha.core.effects import Effect
 from leaseha.core.events import Change, Event
 from leaseha.core.values import Head, Instant, KeyValue, Outcome, Txn, Unknown
-from leaseha.errors import OperationalError
+from leaseha.errors import OperationalError, fault
 from leaseha.runtime.lane import Lane, LaneEffect
 from leaseha.runtime.service import Service
 from leaseha.runtime.timers import Alarm
 
 READ_TIMEOUT_S: Final = 3.0
 GRANT_TIMEOUT_S: Final = 2.0
+_log = logging.getLogger("leaseha.agent")
 Keys = tuple[Head, tuple[KeyValue, ...]]
 
 
@@ -100,9 +102,9 @@ class Executor:
             case effects.Transitioned():
                 self._transitioned(effect)
             case effects.MoveEnded():
-                self._observer.move_ended(effect)
+                self._tell(lambda: self._observer.move_ended(effect))
             case effects.Warned():
-                self._observer.warned(effect)
+                self._tell(lambda: self._observer.warned(effect))
             case effects.ReadAll(request, restart_watch):
                 self._spawn(self._read_all(request, restart_watch=restart_watch))
             case effects.OpenSession(request, ttl_s):
@@ -127,10 +129,17 @@ class Executor:
         task.add_done_callback(self._tasks.discard)
 
     def _transitioned(self, effect: effects.Transitioned) -> None:
-        self._observer.transitioned(effect)
         if effect.role_to == "FENCED":
-            # Before the queue gets to it: a frame that is about to be sent must find no deadline.
+            # Before anything else gets to it: a frame that is about to be sent must find no deadline.
             self._services[effect.lease].give_up()
+        self._tell(lambda: self._observer.transitioned(effect))
+
+    def _tell(self, observing: Callable[[], None]) -> None:
+        """Whoever watches may fail, and changes nothing by that (G7)."""
+        try:
+            observing()
+        except Exception as error:  # noqa: BLE001 - telemetry must not break the step that it tells of
+            _log.error("log or trace incomplete: %s", fault(error))
 
     def _act(self, service: Service) -> Callable[[LaneEffect], Awaitable[None]]:
         async def act(effect: LaneEffect) -> None:
@@ -142,7 +151,7 @@ class Executor:
     def _ended(self, effect: LaneEffect, ok: bool, detail: str) -> None:
         at = clock.now()
         began = self._began.pop((effect.lease, effect.serial), at)
-        self._observer.effect_ended(effect, began, ok, detail)
+        self._tell(lambda: self._observer.effect_ended(effect, began, ok, detail))
         self._give(events.EffectDone(at, effect.lease, type(effect).__name__, effect.serial, ok, detail))
 
     def answered(self, lease: str, serial: int, ok: bool) -> None:
@@ -153,11 +162,10 @@ class Executor:
         began = clock.now()
         try:
             outcome = await self._store.commit(effect.txn, effect.attempt, effect.timeout_ns)
-        except OperationalError as error:
-            # Whatever went wrong on the way, nothing proves that it was not applied.
-            outcome = Unknown(str(error))
+        except Exception as error:  # noqa: BLE001 - whatever went wrong, nothing proves that it was not applied
+            outcome = Unknown(fault(error))
         at = clock.now()
-        self._observer.commit_ended(effect, began, outcome)
+        self._tell(lambda: self._observer.commit_ended(effect, began, outcome))
         self._give(events.TxnDone(at, effect.request, outcome))
 
     async def _open_session(self, request: int, ttl_s: int) -> None:
@@ -165,6 +173,9 @@ class Executor:
             session = await self._store.grant(ttl_s, GRANT_TIMEOUT_S)
         except OperationalError as error:
             self._give(events.SessionFailed(clock.now(), request, str(error)))
+            return
+        except Exception as error:  # noqa: BLE001 - unanswered, the node would wait for its session for ever
+            self._give(events.SessionFailed(clock.now(), request, fault(error)))
             return
         self._store.keep_alive(session, ttl_s / 3, self._doubted)
         self._give(events.SessionOpened(clock.now(), request, session))
@@ -177,6 +188,9 @@ class Executor:
             head, keys = await self._store.read_all(READ_TIMEOUT_S)
         except OperationalError as error:
             self._give(events.ReadFailed(clock.now(), request, str(error)))
+            return
+        except Exception as error:  # noqa: BLE001 - unanswered, the node would never read again
+            self._give(events.ReadFailed(clock.now(), request, fault(error)))
             return
         self._give(events.Snapshot(clock.now(), request, head, clock.wall_ms(), keys))
         if restart_watch:

@@ -15,7 +15,7 @@ from leaseha.core.effects import (
     StopResources,
     UnbindVip,
 )
-from leaseha.errors import LeasehaError
+from leaseha.errors import LeasehaError, fault
 
 LaneEffect = StartResources | BindVip | OpenGate | Announce | CloseGate | StopResources | UnbindVip
 
@@ -68,6 +68,8 @@ class Lane:
                 ok, detail = False, "abandoned: the lease was lost"
             except (LeasehaError, OSError) as error:
                 ok, detail = False, str(error)
+            except Exception as error:  # noqa: BLE001 - an effect that is never reported stops its lease for ever
+                ok, detail = False, fault(error)
             self._current = self._doing = None
             self._report(effect, ok, detail)
 

@@ -135,9 +135,12 @@ async def switchover(config: Config, lease: str, target: str, by: str, timeout_s
         session = await client.grant(INTENT_TTL_S, ASK_TIMEOUT_S)
         try:
             held = await _put_intent(client, config, lease, target, by, session)
-            return await _await_move(client, lease, held, timeout_s)
+            moved = await _await_move(client, lease, held, timeout_s)
         finally:
             await client.revoke(session)
+    if target and moved.holder != target:
+        raise SwitchoverFailed(f"{moved.holder} took lease {lease}, and not {target}: see `leaseha history`")
+    return moved
 
 
 async def _put_intent(

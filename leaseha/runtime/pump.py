@@ -16,7 +16,7 @@ from leaseha.core.effects import Effect
 from leaseha.core.events import Event
 from leaseha.core.state import NodeState
 from leaseha.core.values import Instant
-from leaseha.errors import InvariantBroken
+from leaseha.errors import InvariantBroken, fault
 
 QUEUE_MAX: Final = 10_000
 """More events than this waiting, and the node is beyond help: it stops holding."""
@@ -73,10 +73,14 @@ class Pump:
             if len(self._queue) > QUEUE_MAX:
                 raise InvariantBroken(f"{len(self._queue)} events are waiting")
             self.state, effects = machine.step(self.state, event)
+            self.advanced_at = event.at
+            for effect in effects:
+                self._execute(effect)
         except InvariantBroken as error:
-            self._broken = True
-            self._on_broken(error)
-            return
-        self.advanced_at = event.at
-        for effect in effects:
-            self._execute(effect)
+            self._break(error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, a node in an unknown state stops holding
+            self._break(InvariantBroken(fault(error)))
+
+    def _break(self, error: InvariantBroken) -> None:
+        self._broken = True
+        self._on_broken(error)

@@ -79,8 +79,10 @@ def _lease(draft: Draft, name: str, around: Surroundings) -> dict[str, Any]:
     past = draft.view.past(name).get(seen.mod)
     until = guards.serve_until(draft, name)
     holding = placement.holding_session(draft, name)
-    silent = (
-        held and around.source == "agent" and holding != draft.session.id and placement.silent(draft, holding)
+    # From a mere look at etcd only records that are gone, dead or closed count as silent: those need no time to judge.
+    own = holding == draft.session.id
+    silent = held and (
+        (until is None or until.deadline_passed(draft.at)) if own else placement.silent(draft, holding)
     )
     return {
         "holder": record.node if held and record is not None else None,

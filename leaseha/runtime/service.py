@@ -107,10 +107,11 @@ class Service:
             self._renewing = asyncio.get_running_loop().create_task(self._renew())
 
     async def take_down(self) -> None:
-        """At the end of the process, whatever is still up: gate and addresses off. Raises as `act` does."""
-        if self.parts.repository is not None:
-            await self.parts.repository.stop(0.0)
-        if self.bound:
+        """At the end of the process, whatever may be up: gate and addresses off. Raises as `act` does."""
+        try:
+            if self.parts.repository is not None:
+                await self.parts.repository.stop(0.0)
+        finally:
             await self._unbind()
 
     def give_up(self) -> None:

@@ -29,7 +29,7 @@ def _source(found: dict[str, Any]) -> str:
 def _lease(name: str, lease: dict[str, Any]) -> list[str]:
     holder = lease["holder"] or f"NO HOLDER ({lease['claim']})"
     if lease["holder_silent"]:
-        holder += " (SILENT)"
+        holder += " (SILENT: gives no sign of life)"
     facts = [f"token {lease['token']}" if lease["token"] else "no token"]
     if lease["since_ms"]:
         facts.append(f"since {when(lease['since_ms'])}")
@@ -91,5 +91,8 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def when(at_ms: int) -> str:
     """Unix ms as UTC, to the ms."""
-    at = datetime.fromtimestamp(at_ms / 1000, tz=UTC)
+    try:
+        at = datetime.fromtimestamp(at_ms / 1000, tz=UTC)
+    except (ValueError, OverflowError, OSError):
+        return f"({at_ms} ms)"
     return f"{at:%Y-%m-%d %H:%M:%S}.{at_ms % 1000:03d}Z"

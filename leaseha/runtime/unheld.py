@@ -7,7 +7,7 @@ from typing import Final
 
 from leaseha.core import placement
 from leaseha.core.records import Hold
-from leaseha.core.state import Draft, NodeState, Role
+from leaseha.core.state import Draft, NodeState, Way
 from leaseha.core.values import Instant
 
 NEVER_ADMITTED: Final = (
@@ -27,8 +27,10 @@ def reasons(state: NodeState, now: Instant) -> dict[str, str]:
     for lease, own in draft.leases.items():
         record = draft.view.claim(lease).record
         held = record is not None and record.hold is Hold.HELD
-        if own.role is not Role.STANDBY or (
-            held and not placement.silent(draft, placement.holding_session(draft, lease))
+        if (
+            own.mine
+            or own.way is not Way.NONE
+            or (held and not placement.silent(draft, placement.holding_session(draft, lease)))
         ):
             continue
         if why := placement.myself(draft, lease).why_not():

@@ -224,10 +224,10 @@ async def follow(
         except CallFailed as error:
             failures += 1
             refused = error.verdict.proof is Proof.DENIED
-            _log.info("watch: %s", error)
+            _log.debug("watch: %s", error)
         except StoreError as error:
             failures += 1
-            _log.info("watch: %s", error)
+            _log.debug("watch: %s", error)
         if stream.alive:
             failures, pause_s = 1, BACKOFF_S[0]
         await asyncio.sleep(pause_s)

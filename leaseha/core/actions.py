@@ -38,6 +38,7 @@ def rest(draft: Draft, lease: str) -> str:
         regate=False,
         awaiting=0,
         told=None,
+        wanted=None,  # of the next holdership nothing was said: others may have changed the set meanwhile (G2)
     )
     return ""
 

@@ -163,7 +163,10 @@ class HealthChanged:
 
 @dataclass(frozen=True, slots=True)
 class CopiesReported:
-    """Which stores the replication wants admitted to the in-sync set of a lease with replicated data."""
+    """Which stores the holder's replication wants admitted to the in-sync set of a lease with replicated data.
+
+    They have every acknowledged object. It is forgotten when the lease is lost: the next holder says it anew.
+    """
 
     at: Instant
     lease: str

@@ -377,8 +377,9 @@ def health_changed(draft: Draft, event: events.HealthChanged) -> None:
 
 
 def copies_reported(draft: Draft, event: events.CopiesReported) -> None:
-    """Which stores the replication wants admitted."""
-    draft.update(event.lease, wanted=event.stores)
+    """Which stores the replication wants admitted: said by a holder, and true only while it is one."""
+    if draft.leases[event.lease].mine:
+        draft.update(event.lease, wanted=event.stores)
 
 
 def ttl_changed(draft: Draft, event: events.TtlChanged) -> None:

@@ -128,3 +128,28 @@ def test_a_change_on_a_lease_that_is_still_coming_up_waits_where_data_is_replica
     world.run(1)
 
     assert "T13" not in world.sent("a")
+
+
+def test_what_the_replication_of_an_earlier_holdership_had_copied_to_is_forgotten() -> None:
+    """Else a node that gets its lease back admits a store that the holder between had removed (seed 41, G2)."""
+    world = hands.serving(*(spec(n, COPIED) for n in "abc"))
+    report(world, "store-b", "store-c")
+    hands.keep(world, "a", "T2")
+    world.run(9)
+    assert world.holders() == ["b"]
+    world.give("b", events.CopiesReported(world.now(), "l", frozenset({"store-a"})))
+    assert admitted(world) == {"store-a", "store-b"}
+
+    hands.let(world, "a")
+    hands.keep(world, "b", "T2")
+    world.run(20)
+
+    assert world.holders() == ["a"]
+    assert admitted(world) == {"store-a", "store-b"}
+
+
+def test_only_a_holders_replication_is_heard() -> None:
+    world = hands.serving(*(spec(n, COPIED) for n in "ab"))
+    world.give("b", events.CopiesReported(world.now(), "l", frozenset({"store-a"})))
+
+    assert world.state("b").wanted is None

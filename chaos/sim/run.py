@@ -157,8 +157,16 @@ class Run:
                 self._begin(node)
             for lease in self.leases:
                 self._tell_health(node, lease, penalty=0, why="")
-                if self.options.replicated:
+        if self.options.replicated:
+            self._replicate()
+
+    def _replicate(self) -> None:
+        """In the kind world every holder's replication comes to stream to all."""
+        for lease in self.leases:
+            for node in self.nodes.values():
+                if node.holds(lease):
                     self._streams(node, lease, frozenset(f"store-{name}" for name in self.nodes))
+        self.world.after(200 * NS_PER_MS, self._replicate)
 
     def _wrong(self) -> str:
         """What is not as it should be in a kind world; empty if all is."""

@@ -61,14 +61,18 @@ def one_answers(entries: list[Entry], _: Bounds) -> list[Violation]:
 
 
 def no_later_than_proven(entries: list[Entry], _: Bounds) -> list[Violation]:
-    """G5: nobody means to serve longer than his newest own record in etcd, counted from its sending, allows."""
+    """G5: nobody means to serve longer than his newest own record in etcd, counted from its sending, allows.
+
+    A late T1 that is applied after the record was deleted by hand puts an older one back. Who reads that waits from
+    then on, so it does not shorten what was proven; G1 judges whether two answer.
+    """
     newest: dict[int, tuple[int, int]] = {}
     means: dict[tuple[str, str], tuple[int, int]] = {}
     found = []
     for entry in entries:
         if entry.what == "record":
             session, life, sent_ns, ttl_ns = entry.facts[1:5]
-            if life == "live":
+            if life == "live" and sent_ns >= newest.get(session, (0, 0))[0]:
                 newest[session] = (sent_ns, ttl_ns)
                 for (node, lease), (until_ns, under) in means.items():
                     if under == session and until_ns > sent_ns + ttl_ns:

@@ -52,6 +52,10 @@ class TestNoLaterThanProven:
         assert names(self.RECORD, told, (12, "absent", "a", "l0"), lowered) == []
         assert names(self.RECORD, told, (12, "died", "a"), lowered) == []
 
+    def test_an_older_record_that_is_put_back_late_shortens_nothing(self):
+        late = (20, "record", "a", 7, "live", 2, S // 2, "store-a")
+        assert names(self.RECORD, (11, "told", "a", "l0", 3, 7, 5 + S), late) == []
+
     def test_a_session_that_never_was_proves_nothing(self):
         assert names((11, "told", "a", "l0", 3, 9, 12)) == ["G5 longer than proven"]
 

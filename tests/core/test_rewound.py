@@ -57,7 +57,7 @@ def test_recover_lets_a_lease_with_data_be_claimed_again_under_a_higher_epoch() 
     world.run(40)
 
     assert world.role("a") is Role.STANDBY
-    assert "recover" in world.state("a").blocked
+    assert "went back in time" in world.state("a").blocked
 
     free = ClaimRecord(Hold.FREE, node="a", epoch=2)
     world.tell(world.etcd.put(records.claim_key("l"), records.encode(free)))

@@ -78,7 +78,10 @@ class Backup:
     def start(self, limit_kib_s: int) -> None:
         """Begin to back up, at this speed at most."""
         if self.client.path:
-            command = self._restic_command("backup", str(self.source), "--limit-upload", str(limit_kib_s))
+            # From inside of the folder: restic would restore its parents too, and in a user namespace their owner
+            # (the real root) cannot be given back.
+            inside = ["sh", "-c", 'cd "$1" && shift && exec "$@"', "sh", str(self.source)]
+            command = [*inside, *self._restic_command("backup", ".", "--limit-upload", str(limit_kib_s))]
         else:
             command = self._small("backup", "--source", str(self.source), "--limit-upload", str(limit_kib_s))
         self._process = self.host.popen(command, log=self._log, env=self._env())

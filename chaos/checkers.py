@@ -38,7 +38,7 @@ class Bounds:
     flap_budget: int
     drift_ppm: int
     takeover_ns: int = 0
-    """G3: bound on a takeover after the only fault of a run, a kill; 0: not judged."""
+    """G3: bound on a takeover in a run whose only fault is one silent node; 0: not judged."""
 
 
 def one_answers(entries: list[Entry], _: Bounds) -> list[Violation]:
@@ -152,6 +152,8 @@ def nothing_acknowledged_is_lost(entries: list[Entry], _: Bounds) -> list[Violat
         elif entry.what == "copied":
             lease, store = entry.facts
             has[lease, store] = set(range(objects[lease]))
+        elif entry.what == "recovered":  # an operator has given up what no store has
+            objects[entry.facts[0]] = 0
         elif entry.what == "restored":
             return found
         elif entry.what == "claim":
@@ -240,31 +242,40 @@ def calm(entries: list[Entry], bounds: Bounds) -> list[Violation]:
 
 
 def bounded_takeover(entries: list[Entry], bounds: Bounds) -> list[Violation]:
-    """G3: after the one kill of an otherwise untroubled run another node has the address in time."""
+    """G3: when a holder falls silent for good, another has the address within the bound of its last own record.
+
+    The moment that counts is when that record was sent; a node that never wrote one counts from its silence.
+    """
     if not bounds.takeover_ns:
         return []
     present: dict[str, str] = {}
+    sent: dict[str, int] = {}
     waiting: dict[str, tuple[int, str]] = {}
     found = []
     for entry in entries:
-        if entry.what == "present":
-            present[entry.facts[1]] = entry.facts[0]
-            began_ns, killed = waiting.get(entry.facts[1], (0, ""))
-            if killed and entry.facts[0] != killed:
-                del waiting[entry.facts[1]]
-                if entry.at_ns - began_ns > bounds.takeover_ns:
-                    took_ms, bound_ms = (entry.at_ns - began_ns) / 1e6, bounds.takeover_ns / 1e6
-                    text = f"{entry.facts[1]}: {took_ms:.0f} ms, bound {bound_ms:.0f} ms"
+        if entry.what == "record" and entry.facts[2] == "live":
+            sent[entry.facts[0]] = entry.facts[3]
+        elif entry.what == "present":
+            node, lease = entry.facts
+            present[lease] = node
+            silent_ns, silent = waiting.get(lease, (0, ""))
+            if silent and node != silent:
+                del waiting[lease]
+                took_ns = entry.at_ns - sent.get(silent, silent_ns)
+                if took_ns > bounds.takeover_ns:
+                    text = f"{lease}: {took_ns / 1e6:.0f} ms, bound {bounds.takeover_ns / 1e6:.0f} ms"
                     found.append(Violation("G3 late takeover", entry.at_ns, text))
-        elif entry.what == "died":
+        elif entry.what == "absent" and present.get(entry.facts[1]) == entry.facts[0]:
+            del present[entry.facts[1]]
+        elif entry.what in ("died", "silent"):
             for lease, node in present.items():
                 if node == entry.facts[0]:
-                    waiting[lease] = (entry.at_ns, node)
+                    waiting.setdefault(lease, (entry.at_ns, node))
         elif entry.what == "ended":
             found += [
-                Violation("G3 no takeover", entry.at_ns, f"{lease} after {killed} died")
-                for lease, (began_ns, killed) in waiting.items()
-                if entry.at_ns - began_ns > bounds.takeover_ns
+                Violation("G3 no takeover", entry.at_ns, f"{lease} after {silent} fell silent")
+                for lease, (silent_ns, silent) in waiting.items()
+                if entry.at_ns - sent.get(silent, silent_ns) > bounds.takeover_ns
             ]
     return found
 

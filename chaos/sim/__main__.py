@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 
+from chaos.checkers import Violation
 from chaos.sim import hunt
 from chaos.sim.options import PROFILES, drawn
 from chaos.sim.run import Result, Run, run_seed
@@ -52,7 +53,11 @@ def _tell(result: Result) -> None:
 
 
 def _one(job: tuple[int, str]) -> Result:
-    return run_seed(*job)
+    """A run; what it raises (the core stops itself on a contradiction) is told with its seed, like a violation."""
+    try:
+        return run_seed(*job)
+    except Exception as error:  # noqa: BLE001  # whatever it is, the campaign goes on and the seed is told
+        return Result(drawn(*job), [Violation("raised", 0, f"{type(error).__name__}: {error}")], "", 0)
 
 
 def _campaign(seeds: int, start: int, jobs: int, profile: str) -> int:

@@ -80,11 +80,22 @@ def _no_margin() -> list[Patch]:
     return [(deadline, "waited_ns", lambda ttl_ns, drift_ppm, margin_ns: good(ttl_ns, drift_ppm, 0))]
 
 
+def _waits_twice() -> list[Patch]:
+    good = deadline.waited_ns
+    return [
+        (deadline, "waited_ns", lambda ttl_ns, drift_ppm, margin_ns: good(2 * ttl_ns, drift_ppm, margin_ns))
+    ]
+
+
 def _no_drift() -> list[Patch]:
     return [
         (deadline, "waited_ns", lambda ttl_ns, drift_ppm, margin_ns: ttl_ns + margin_ns),
         (deadline, "held_ns", lambda ttl_ns, drift_ppm: ttl_ns),
     ]
+
+
+def _late_kernel(options: Options) -> None:
+    options.margin_ns = 50 * NS_PER_MS
 
 
 def _drifting(options: Options) -> None:
@@ -325,7 +336,8 @@ def _seldom_answered(options: Options) -> None:
 
 BUGS: Final[tuple[Bug, ...]] = (
     Bug("response", "deadline counted from the response", "network", _from_response),
-    Bug("margin", "the standby's wait without the margin", "network", _no_margin),
+    Bug("waits-twice", "the standby waits two ttls", "takeover", _waits_twice),
+    Bug("margin", "the standby's wait without the margin", "tight", _no_margin, _late_kernel),
     Bug("drift", "clocks that drift, and no allowance for it", "network", _no_drift, _drifting),
     Bug("session-compare", "T3 without comparing the session's revision", "network", _session_not_compared),
     Bug(

@@ -23,7 +23,7 @@ from leaseha.core.values import NS_PER_MS, Instant, Outcome, Put, Txn, Unknown
 
 PPM: Final = 1_000_000
 LATENESS: Final = (7, 10)
-"""How much of the margin the kernel uses at most; the rest is for the rates of clocks."""
+"""How much of the margin the kernel uses as a rule; `latest` lets it use all that a fast clock waits for."""
 Make = Callable[[Instant], Event]
 
 
@@ -252,7 +252,7 @@ class Node:
         def again() -> None:
             if start != self.starts or not self.alive or session in self._closed:
                 return
-            if not self.frozen:
+            if not self.frozen and not (self.name in self.world.unkept and not self.world.healed):
                 self.world.ask(self.name, ask)
             self.world.after(ttl_s * 333 * NS_PER_MS, again)
 
@@ -344,7 +344,12 @@ class Node:
 
     def _act(self, effect: Effect) -> bool:
         if self.world.likely(self.world.options.failing_effects):
+            if self.world.likely(0.5):  # done, but told to have failed
+                self._do(effect)
             return False
+        return self._do(effect)
+
+    def _do(self, effect: Effect) -> bool:
         match effect:
             case effects.BindVip(lease, _, deadline):
                 return self._bind(lease, deadline)
@@ -386,8 +391,7 @@ class Node:
     def _on(self, lease: str, until: Instant) -> None:
         """The kernel has the address until `until`, and a little longer."""
         kernel, world = self.kernel[lease], self.world
-        late_ns = world.between(0, world.options.margin_ns * LATENESS[0] // LATENESS[1])
-        kernel.ends_ns = self.clock.true_ns(until) + late_ns
+        kernel.ends_ns = self.clock.true_ns(until) + self._late_ns()
         if not kernel.bound:
             kernel.bound = True
             world.history.add(world.now_ns, "present", self.name, lease)
@@ -398,6 +402,12 @@ class Node:
                 self.vanish(lease, "its lifetime ended")
 
         world.after(ends_ns - world.now_ns, expire)
+
+    def _late_ns(self) -> int:
+        options = self.world.options
+        if options.latest:
+            return options.margin_ns * PPM // (PPM + options.drift_ppm)
+        return self.world.between(0, options.margin_ns * LATENESS[0] // LATENESS[1])
 
     def _off(self, lease: str) -> None:
         if self.kernel[lease].bound:

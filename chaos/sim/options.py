@@ -19,7 +19,12 @@ PROFILES: Final = (
     "slices",
     "calm",
     "insync",
+    "takeover",
+    "tight",
+    "wiped",
 )
+SHARP: Final = PROFILES[-3:]
+"""What every eighth seed is drawn from: runs in which one thing is judged to the millisecond, or rare."""
 
 
 @dataclass(slots=True)
@@ -58,6 +63,10 @@ class Options:
     """How often a claim is deleted by hand within a moment of being written."""
     reuse_sessions: bool = False
     """A restored etcd grants the ids anew that it had granted after the snapshot."""
+    latest: bool = False
+    """The kernel uses the whole margin, and clocks run as fast or as slow as the drift allows."""
+    silence_ns: int = 0
+    """When the holder of one lease falls silent, and nothing else happens: G3 is judged. 0: not in this run."""
     faults: dict[str, float] = field(default_factory=dict)
     """Fault or order to its mean number in the unkind time, for each node."""
 
@@ -74,6 +83,12 @@ _FAULTS: Final[dict[str, dict[str, float]]] = {
     "slices": {"drop_claim": 0.8, "cut_watch": 1.0, "heal": 0.5, "cut": 0.3},
     "calm": {"kill": 0.5, "restart": 1, "health": 0.5, "switchover": 0.3, "compact": 0.5, "remove_vip": 0.5},
     "insync": {"copies": 6, "kill": 0.5, "restart": 1, "cut": 0.5, "heal": 1.5, "switchover": 0.5},
+    "takeover": {},
+    "tight": {
+        "freeze": 1, "kill": 0.5, "restart": 1.5, "cut": 1, "heal": 2, "switchover": 0.5, "ttl": 0.5, "unkeep": 0.5,
+        "drop_session": 0.2,
+    },
+    "wiped": {"wipe": 0.7, "copies": 8, "switchover": 3, "kill": 0.4, "restart": 2, "cut": 0.7, "heal": 2},
     "mixed": {
         "kill": 0.4, "restart": 1.5, "freeze": 0.5, "cut": 0.5, "cut_requests": 0.2, "cut_replies": 0.2,
         "cut_watch": 0.3, "heal": 2, "elect": 0.2, "switchover": 0.4, "stale_intent": 0.4, "ttl": 0.3, "health": 0.4,
@@ -85,7 +100,9 @@ _FAULTS: Final[dict[str, dict[str, float]]] = {
 def drawn(seed: int, profile: str = "") -> Options:
     """The options of a seed; a profile that is given is kept, else the seed chooses it too."""
     chance = random.Random(f"options {seed}")
-    chosen = profile or chance.choices(PROFILES, weights=(4, 1, 1, 2, 2, 2, 1, 1, 1, 1))[0]
+    chosen = profile or chance.choices(PROFILES[:-3], weights=(4, 1, 1, 2, 2, 2, 1, 1, 1, 1))[0]
+    if not profile and seed % 8 == 0:
+        chosen = chance.choice(SHARP)
     ttl_ns = chance.choice((300, 500, 1000, 1000, 2000)) * NS_PER_MS
     options = Options(seed, chosen)
     options.nodes = chance.choice((2, 3, 3, 4))
@@ -126,9 +143,20 @@ def _steer(options: Options, chance: random.Random) -> None:
         options.slice_size, options.leases = 1, chance.choice((4, 6))
         options.ttl_max_ns, options.renew_every_ns = 2 * options.ttl_ns, options.ttl_ns // 5
         options.slow = 0.0
-    if options.profile == "insync":
+    if options.profile in ("insync", "wiped"):
         options.replicated = True
         options.lost_replies, options.copies = chance.choice((0.1, 0.25)), 0.4
         options.late_max_ns = options.ttl_ns * 4
+    if options.profile in SHARP:
+        _sharpen(options, chance)
     if options.profile == "calm":
         options.unkind_ns = min(20 * NS_PER_S, 4 * NS_PER_S + 16 * options.ttl_ns)
+
+
+def _sharpen(options: Options, chance: random.Random) -> None:
+    options.latest = True
+    options.margin_ns = chance.choice((0, 5, 50)) * NS_PER_MS
+    if options.profile == "takeover":
+        options.nodes = chance.choice((3, 4))
+        options.silence_ns = 3 * NS_PER_S + chance.randrange(0, 3 * options.ttl_ns)
+        options.unkind_ns = options.silence_ns + 2 * options.ttl_ns + options.margin_ns + NS_PER_S

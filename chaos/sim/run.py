@@ -9,7 +9,7 @@ from typing import Final
 
 from chaos.checkers import Bounds, Violation, judge
 from chaos.sim.etcd import Saved
-from chaos.sim.node import Clock, Node
+from chaos.sim.node import PPM, Clock, Node
 from chaos.sim.options import Options, drawn
 from chaos.sim.world import World
 from leaseha.core import events, placement, records
@@ -20,6 +20,8 @@ from leaseha.core.values import NS_PER_MS, NS_PER_S, Delete, Put
 
 ORDER_NS: Final = 2 * NS_PER_S
 """In a kind world a switchover is done within this."""
+AROUND_NS: Final = 40 * NS_PER_MS
+"""Beside the wait: the record's way to the standby, its timer, one commit, resources and address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +41,18 @@ class Run:
         self.world = World(options)
         self.options = options
         self.leases = [f"l{number}" for number in range(options.leases)]
-        self.nodes = {name: self._node(name, at) for at, name in enumerate("abcd"[: options.nodes])}
+        self.stores = {name: f"store-{name}" for name in "abcd"[: options.nodes]}
+        self.nodes = {name: self._node(name) for name in self.stores}
         self._saved: Saved | None = None
         self._tokens: dict[str, list[int]] = {lease: [] for lease in self.leases}
 
-    def _node(self, name: str, number: int) -> Node:
+    def _node(self, name: str) -> Node:
         world, options = self.world, self.options
         ppm = options.drift_ppm
 
         def spec(incarnation: str) -> NodeSpec:
             return NodeSpec(
-                "sim", name, f"store-{name}", incarnation, tuple(self._lease(lease) for lease in self.leases),
+                "sim", name, self.stores[name], incarnation, tuple(self._lease(lease) for lease in self.leases),
                 ttl_ns=options.ttl_ns, renew_every_ns=options.renew_every_ns, ttl_max_ns=options.ttl_max_ns,
                 margin_ns=options.margin_ns, drift_ppm=ppm, slice_size=options.slice_size,
                 session_ttl_s=max(2, -(-2 * options.ttl_max_ns // NS_PER_S)),
@@ -58,8 +61,10 @@ class Run:
         def offset() -> int:
             return world.between(0, 10**6) * NS_PER_S
 
-        clock = Clock(offset(), world.between(-ppm, ppm), offset(), world.between(-ppm, ppm))
-        del number
+        def rate() -> int:
+            return world.chance.choice((-ppm, ppm)) if options.latest else world.between(-ppm, ppm)
+
+        clock = Clock(offset(), rate(), offset(), rate())
         return Node(world, name, clock, spec)
 
     def _lease(self, lease: str) -> LeaseSpec:
@@ -102,8 +107,9 @@ class Run:
     def _bounds(self) -> Bounds:
         options = self.options
         takeover_ns = 0
-        if options.profile == "crash" and options.nodes > 2 and options.faults.get("kill", 0) < 1:
-            takeover_ns = options.ttl_ns * 2 + options.margin_ns + NS_PER_S
+        if options.silence_ns:  # the wait on the slowest clock, and what is done before and after it
+            wait_ns = options.ttl_ns * (PPM + options.drift_ppm) // PPM + options.margin_ns
+            takeover_ns = wait_ns * PPM // (PPM - options.drift_ppm) + options.watch_lag_ns + AROUND_NS
         return Bounds(options.hold_down_ns, options.flap_budget, options.drift_ppm, takeover_ns)
 
     def convergence_ns(self) -> int:
@@ -131,6 +137,21 @@ class Run:
                 for _ in range(round(count)):
                     at_ns = world.between(NS_PER_S, options.unkind_ns)
                     world.after(at_ns, self._fault(getattr(self, f"_do_{fault}"), node))
+
+        if options.silence_ns:
+            world.after(options.silence_ns, self._silence)
+
+    def _silence(self) -> None:
+        """The holder of one lease says nothing any more, in one of the ways in which that happens."""
+        holder = next((node for node in self.nodes.values() if node.holds(self.leases[0])), None)
+        if holder is None:
+            return
+        self.world.history.add(self.world.now_ns, "silent", holder.name)
+        way = self.world.chance.choice(("kill", "freeze", "cut"))
+        if way == "freeze":
+            holder.freeze(self.convergence_ns())
+        else:
+            getattr(self, f"_do_{way}")(holder)
 
     def _fault(self, do: Callable[[Node], None], node: Node) -> Callable[[], None]:
         def happen() -> None:
@@ -161,11 +182,17 @@ class Run:
             self._replicate()
 
     def _replicate(self) -> None:
-        """In the kind world every holder's replication comes to stream to all."""
+        """In the kind world every holder's replication comes to stream to all; an operator recovers what is lost."""
         for lease in self.leases:
+            kv = self.world.etcd.keys.get(records.insync_key(lease))
+            admitted = records.decode(records.InsyncRecord, kv.value) if kv is not None else None
+            if admitted is not None and not admitted.stores & set(self.stores.values()):
+                self.world.history.add(self.world.now_ns, "recovered", lease)
+                everyone = records.InsyncRecord(frozenset(self.stores.values()))
+                self.world.etcd.write((Put(records.insync_key(lease), records.encode(everyone)),))
             for node in self.nodes.values():
                 if node.holds(lease):
-                    self._streams(node, lease, frozenset(f"store-{name}" for name in self.nodes))
+                    self._streams(node, lease, frozenset(self.stores.values()))
         self.world.after(200 * NS_PER_MS, self._replicate)
 
     def _wrong(self) -> str:
@@ -352,8 +379,8 @@ class Run:
     def _do_copies(self, node: Node) -> None:
         lease = self._lease_of_chance()
         if node.holds(lease):
-            chosen = [f"store-{name}" for name in self.nodes if self.world.chance.random() < 0.6]
-            self._streams(node, lease, frozenset((*chosen, f"store-{node.name}")))
+            chosen = [store for store in self.stores.values() if self.world.chance.random() < 0.6]
+            self._streams(node, lease, frozenset((*chosen, self.stores[node.name])))
 
     def _streams(self, node: Node, lease: str, stores: frozenset[str]) -> None:
         """The replication of a holder streams to these from now on; a new one was brought up to date first."""
@@ -361,6 +388,18 @@ class Run:
         for store in sorted(stores - before):
             self.world.history.add(self.world.now_ns, "copied", lease, store)
         node.give(lambda at: events.CopiesReported(at, lease, stores))
+
+    def _do_wipe(self, node: Node) -> None:
+        """Its disk is replaced, once a run: another store under the same name, and nothing on it."""
+        if any(store.endswith("+") for store in self.stores.values()):
+            return
+        if node.alive:
+            node.kill()
+        self.stores[node.name] += "+"
+        self.world.after(self.world.between(0, self.options.ttl_ns), self._starter(node))
+
+    def _do_unkeep(self, node: Node) -> None:
+        self.world.unkept.add(node.name)
 
     def _do_drop_session(self, node: Node) -> None:
         if node.state.session.id:

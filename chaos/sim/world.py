@@ -38,6 +38,8 @@ class World:
         self.cut_requests: set[str] = set()
         self.cut_replies: set[str] = set()
         self.cut_watch: set[str] = set()
+        self.unkept: set[str] = set()
+        """Nodes whose etcd leases are not kept alive, though all else gets through."""
         self.watchers: list[Callable[[], None]] = []
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
         self._count = itertools.count()

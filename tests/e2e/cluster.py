@@ -154,6 +154,7 @@ def cluster(folder: Path, *, start: bool = True, measure: bool = True, **options
             )
             lab.start_nodes(*lab.node_names[1:])
         if measure:
-            lab.measure()
+            # Half as often as in a campaign: what is looked for lasts longer, and the cores are shared.
+            lab.measure(period_ms=2.0, direct_ms=8.0, arp_ms=8.0)
         yield lab
     assert_no_traceback(folder)

@@ -198,9 +198,9 @@ def _table(demo: Demo, moves: list[HistoryRecord]) -> str:
         gap_ms = demo.lab.prober.longest_gap_ms(at_ns - 500_000_000, at_ns + 500_000_000)
         seen = f"{gap_ms:.0f} ms" if move.from_node else "-"
         rows.append((move.kind, move.from_node or "-", move.to_node, seen, move.reason, move.trace_id))
-    demo.verify(
-        "each of the three moves is in the history", [m.kind for m in moves][1:] == list(picture.MOVES)
-    )
+    # On a slow machine the preferred node may have taken the lease back from the switchover by now.
+    told = [move.kind for move in moves][1 : 1 + len(picture.MOVES)]
+    demo.verify("each of the three moves is in the history", told == list(picture.MOVES))
     return "\n".join(picture.columns(rows))
 
 

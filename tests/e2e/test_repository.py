@@ -168,8 +168,8 @@ def test_a_repository_that_was_frozen_past_its_deadline_serves_again(lab: Lab):
 def test_a_repository_ends_with_its_agent_however_that_ends(lab: Lab):
     pid = repository_pid(lab, FIRST)
     lab.nodes[FIRST].kill()
-    wait_until("the repository is gone", lambda: not lab.nodes[FIRST].pids(), 5)
-    assert not Path(f"/proc/{pid}").exists()
+    wait_until("the repository is gone", lambda: not Path(f"/proc/{pid}").exists(), 5)
+    assert not lab.nodes[FIRST].pids()
 
 
 def test_a_full_disk_refuses_the_upload_keeps_the_rest_and_moves_nothing(lab: Lab):

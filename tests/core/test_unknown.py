@@ -332,3 +332,37 @@ def test_a_claim_that_was_moved_by_hand_does_not_stop_the_renewals_of_others() -
 
     assert Role.HOLDER is world.role("a", "m")
     assert "H-deadline" not in world.rows("a", "m")
+
+
+def test_a_refused_handover_is_followed_by_a_proven_renewal_before_anything_is_served() -> None:
+    """A1, the uniform rule: whatever is known of T9, a later write that compared the claim is proven first."""
+    world = hands.serving()
+    hands.keep(world, "a", "T9", "T2")
+    asks(world, Kind.SWITCHOVER, "b")
+    handover = hands.kept(world, "a", "T9")
+    target = hands.record_key(world, "b")
+    world.kill("b")
+    world.tell(world.etcd.delete(target))
+    hands.answer(world, "a", handover, hands.apply(world, handover))
+    world.run(0.5)
+
+    assert world.role("a") is Role.YIELDING
+    assert not world.state("a").up
+
+    hands.end(world, "a")
+
+    assert world.holders() == ["a"]
+
+
+def test_after_a_stall_of_etcd_the_holder_has_one_renewals_time_before_it_is_declared_dead() -> None:
+    """B14, G8: a silence in which a standby could not write either may be etcd's, not the holder's."""
+    world = hands.serving()
+    world.cut |= {"a", "b"}
+    world.run(10)
+    world.cut.discard("b")
+    world.run(0.9)
+    world.cut.discard("a")
+    world.run(3)
+
+    assert "T3" not in world.sent("b")
+    assert world.holders() == ["a"]

@@ -22,8 +22,9 @@ PROFILES: Final = (
     "takeover",
     "tight",
     "wiped",
+    "swarm",
 )
-SHARP: Final = PROFILES[-3:]
+SHARP: Final = PROFILES[-4:]
 """What every eighth seed is drawn from: runs in which one thing is judged to the millisecond, or rare."""
 
 
@@ -84,6 +85,7 @@ _FAULTS: Final[dict[str, dict[str, float]]] = {
     "calm": {"kill": 0.5, "restart": 1, "health": 0.5, "switchover": 0.3, "compact": 0.5, "remove_vip": 0.5},
     "insync": {"copies": 6, "kill": 0.5, "restart": 1, "cut": 0.5, "heal": 1.5, "switchover": 0.5},
     "takeover": {},
+    "swarm": {},
     "tight": {
         "freeze": 1, "kill": 0.5, "restart": 1.5, "cut": 1, "heal": 2, "switchover": 0.5, "ttl": 0.5, "unkeep": 0.5,
         "drop_session": 0.2,
@@ -100,7 +102,7 @@ _FAULTS: Final[dict[str, dict[str, float]]] = {
 def drawn(seed: int, profile: str = "") -> Options:
     """The options of a seed; a profile that is given is kept, else the seed chooses it too."""
     chance = random.Random(f"options {seed}")
-    chosen = profile or chance.choices(PROFILES[:-3], weights=(4, 1, 1, 2, 2, 2, 1, 1, 1, 1))[0]
+    chosen = profile or chance.choices(PROFILES[:-4], weights=(4, 1, 1, 2, 2, 2, 1, 1, 1, 1))[0]
     if not profile and seed % 8 == 0:
         chosen = chance.choice(SHARP)
     ttl_ns = chance.choice((300, 500, 1000, 1000, 2000)) * NS_PER_MS
@@ -147,7 +149,9 @@ def _steer(options: Options, chance: random.Random) -> None:
         options.replicated = True
         options.lost_replies, options.copies = chance.choice((0.1, 0.25)), 0.4
         options.late_max_ns = options.ttl_ns * 4
-    if options.profile in SHARP:
+    if options.profile == "swarm":
+        _swarm(options, chance)
+    elif options.profile in SHARP:
         _sharpen(options, chance)
     if options.profile == "calm":
         options.unkind_ns = min(20 * NS_PER_S, 4 * NS_PER_S + 16 * options.ttl_ns)
@@ -160,3 +164,26 @@ def _sharpen(options: Options, chance: random.Random) -> None:
         options.nodes = chance.choice((3, 4))
         options.silence_ns = 3 * NS_PER_S + chance.randrange(0, 3 * options.ttl_ns)
         options.unkind_ns = options.silence_ns + 2 * options.ttl_ns + options.margin_ns + NS_PER_S
+
+
+def _swarm(options: Options, chance: random.Random) -> None:
+    """A few faults of all that there are, and every knob turned by chance: what no profile puts together."""
+    every = sorted({fault for faults in _FAULTS.values() for fault in faults} - {"restore", "save", "wipe"})
+    chosen = chance.sample((*every, "hard_release", "orphan"), chance.randrange(3, 9))
+    options.faults = {fault: chance.choice((0.3, 0.7, 1.5)) for fault in chosen}
+    options.faults |= {"heal": 2, "restart": 1.5}
+    options.replicated = chance.random() < 0.4
+    if options.replicated:  # where nothing is copied anew, a lost disk needs `recover`
+        options.faults |= {"copies": chance.choice((2, 8)), "wipe": chance.choice((0, 0.7))}
+    options.freeze_steps = chance.choice((0, 0, 0.003, 0.01))
+    options.failing_effects = chance.choice((0, 0, 0.03, 0.1))
+    options.lost_replies = chance.choice((0, 0.05, 0.2))
+    options.copies = chance.choice((0, 0.1, 0.4))
+    options.slow = chance.choice((0, 0.03, 0.1))
+    options.late_through_cut = chance.choice((0, 0.5))
+    options.late_max_ns = options.ttl_ns * chance.choice((1, 4))
+    options.latest = chance.random() < 0.5
+    options.snatch = chance.choice((0, 0, 0, 0.1))
+    if chance.random() < 0.3:
+        options.late_kinds = tuple(chance.sample([f"T{number}" for number in range(1, 15)], 3))
+        options.late_kind = 0.4

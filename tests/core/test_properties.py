@@ -47,20 +47,23 @@ TIMINGS = {
     "ttl_max_ns": 3 * NS_PER_S,
     "margin_ns": 50 * NS_PER_MS,
 }
+TWICE_EVERY = 5
 FEW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 class Watchful(World):
-    """A world that steps twice each time: the same input, the same output, and the input is as it was."""
+    """A world that now and then steps twice: the same input, the same output, and the input is as it was."""
 
     def _step(self, name: str, event: Event) -> None:
+        if len(self.log) % TWICE_EVERY or name not in self.started or name in self.dead:
+            super()._step(name, event)
+            return
         before = self.nodes[name]
         shown = repr(before)
         after = machine.step(before, event)
         super()._step(name, event)
-        if name in self.started and name not in self.dead:
-            assert repr(before) == shown
-            assert after[0] == self.nodes[name]
+        assert repr(before) == shown
+        assert after[0] == self.nodes[name]
 
 
 def answering(world: World, lease: str) -> list[str]:

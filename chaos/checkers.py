@@ -39,6 +39,8 @@ class Bounds:
     drift_ppm: int
     takeover_ns: int = 0
     """G3: bound on a takeover in a run whose only fault is one silent node; 0: not judged."""
+    heard_ns: int = 0
+    """By then everyone has heard that a node is not well; a lease may go back to it before."""
 
 
 def one_answers(entries: list[Entry], _: Bounds) -> list[Violation]:
@@ -196,48 +198,71 @@ def orders_are_current(entries: list[Entry], _: Bounds) -> list[Violation]:
     ]
 
 
-def calm(entries: list[Entry], bounds: Bounds) -> list[Violation]:
-    """G8: failbacks within the flap budget, and none before the target was well for the hold-down, on end.
+def _is_failback(entry: Entry) -> bool:
+    return (
+        entry.what == "claim"
+        and entry.facts[2] == "held"
+        and entry.facts[5] == "failback"
+        and not entry.facts[6].startswith("session")  # the same holder's claim, written anew
+    )
+
+
+def held_down(entries: list[Entry], bounds: Bounds) -> list[Violation]:
+    """G8: no failback before its target was well for the hold-down, on end."""
+    since: dict[str, int] = {}
+    well_since: dict[tuple[str, str], int] = {}
+    ill_since: dict[tuple[str, str], int] = {}
+    least_ns = bounds.hold_down_ns * (1_000_000 - 2 * bounds.drift_ppm) // 1_000_000
+    found = []
+    for entry in entries:
+        at_ns = entry.at_ns
+        if entry.what == "registered":
+            since[entry.facts[0]] = at_ns
+            for known in (well_since, ill_since):
+                for key in [key for key in known if key[0] == entry.facts[0]]:
+                    del known[key]
+        elif entry.what == "well":
+            node, lease, well = entry.facts
+            if not well:
+                ill_since.setdefault((node, lease), at_ns)
+            elif ill_since.pop((node, lease), None) is not None:
+                well_since[node, lease] = at_ns
+        elif _is_failback(entry):
+            lease, node = entry.facts[0], entry.facts[3]
+            waited_ns = at_ns - max(since.get(node, 0), well_since.get((node, lease), 0))
+            if at_ns - ill_since.get((node, lease), at_ns) > bounds.heard_ns:
+                found.append(Violation("G8 back to an ill node", at_ns, f"{lease} back to {node}"))
+            if waited_ns < least_ns:
+                text = f"{lease} back to {node} {waited_ns / 1e6:.0f} ms after it came"
+                found.append(Violation("G8 hold-down skipped", at_ns, text))
+    return found
+
+
+def within_budget(entries: list[Entry], bounds: Bounds) -> list[Violation]:
+    """G8: failbacks of a lease within its flap budget.
 
     A failback whose claim was deleted by hand before its target answered was none: no trace of it is left to count.
     """
     moves: dict[str, list[int]] = defaultdict(list)
     unserved: dict[str, str] = {}
-    well_since: dict[tuple[str, str], int] = {}
-    since: dict[str, int] = {}
     found = []
     for entry in entries:
         at_ns = entry.at_ns
         if entry.what == "restored":
             unserved.clear()
             moves.clear()  # the history that counted them is gone with everything after the snapshot
-        elif entry.what == "registered":
-            since[entry.facts[0]] = at_ns
-            well_since = {key: well for key, well in well_since.items() if key[0] != entry.facts[0]}
         elif entry.what == "present":
             unserved.pop(entry.facts[1], None)
-        elif entry.what == "claim" and entry.facts[2] == "absent" and unserved.pop(entry.facts[0], ""):
-            moves[entry.facts[0]].pop()
-        elif entry.what == "well":
-            node, lease, well = entry.facts
-            well_since[node, lease] = at_ns if well else 1 << 62
-        elif entry.what == "claim":
-            lease, hold, node, kind = (entry.facts[at] for at in (0, 2, 3, 5))
-            if hold != "held" or kind != "failback" or entry.facts[6].startswith("session"):
-                unserved.pop(lease, None)
-                continue
-            waited_ns = at_ns - max(since.get(node, 0), well_since.get((node, lease), 0))
-            least_ns = bounds.hold_down_ns * (1_000_000 - 2 * bounds.drift_ppm) // 1_000_000
-            if waited_ns < least_ns:
-                text = f"{lease} back to {node} {waited_ns / 1e6:.0f} ms after it came"
-                found.append(Violation("G8 hold-down skipped", at_ns, text))
+        elif _is_failback(entry):
+            lease = entry.facts[0]
             moves[lease].append(at_ns)
-            unserved[lease] = node
+            unserved[lease] = entry.facts[3]
             recent = [t for t in moves[lease] if t > at_ns - HOUR_NS]
             if len(recent) > bounds.flap_budget:
-                found.append(
-                    Violation("G8 flap budget", at_ns, f"{lease}: {len(recent)} failbacks within an hour")
-                )
+                text = f"{lease}: {len(recent)} failbacks within an hour"
+                found.append(Violation("G8 flap budget", at_ns, text))
+        elif entry.what == "claim" and unserved.pop(entry.facts[0], "") and entry.facts[2] == "absent":
+            moves[entry.facts[0]].pop()
     return found
 
 
@@ -297,7 +322,8 @@ CHECKERS: Final[tuple[Checker, ...]] = (
     nothing_acknowledged_is_lost,
     free_means_off,
     orders_are_current,
-    calm,
+    held_down,
+    within_budget,
     bounded_takeover,
     converged,
 )

@@ -16,7 +16,7 @@ from leaseha.core import events, placement, records
 from leaseha.core.records import IntentRecord, Kind
 from leaseha.core.spec import LeaseSpec, NodeSpec
 from leaseha.core.state import Draft
-from leaseha.core.values import NS_PER_MS, NS_PER_S, Delete, Put
+from leaseha.core.values import NS_PER_MS, NS_PER_S, Delete, Instant, Put
 
 ORDER_NS: Final = 2 * NS_PER_S
 """In a kind world a switchover is done within this."""
@@ -110,7 +110,8 @@ class Run:
         if options.silence_ns:  # the wait on the slowest clock, and what is done before and after it
             wait_ns = options.ttl_ns * (PPM + options.drift_ppm) // PPM + options.margin_ns
             takeover_ns = wait_ns * PPM // (PPM - options.drift_ppm) + options.watch_lag_ns + AROUND_NS
-        return Bounds(options.hold_down_ns, options.flap_budget, options.drift_ppm, takeover_ns)
+        heard_ns = 2 * options.ttl_max_ns + NS_PER_S
+        return Bounds(options.hold_down_ns, options.flap_budget, options.drift_ppm, takeover_ns, heard_ns)
 
     def convergence_ns(self) -> int:
         """How long the kind world may take: every wait there is, one after the other."""
@@ -370,11 +371,12 @@ class Run:
         self._tell_health(node, lease, penalty=self.world.chance.choice((0, -15, -60)), why=why)
 
     def _tell_health(self, node: Node, lease: str, *, penalty: int, why: str) -> None:
-        if node.alive:
-            before = node.state.leases[lease]
-            if bool(before.ineligible) != bool(why):
+        def told(at: Instant) -> events.Event:
+            if bool(node.state.leases[lease].ineligible) != bool(why):
                 self.world.history.add(self.world.now_ns, "well", node.name, lease, not why)
-            node.give(lambda at: events.HealthChanged(at, lease, penalty, why))
+            return events.HealthChanged(at, lease, penalty, why)
+
+        node.give(told)
 
     def _do_copies(self, node: Node) -> None:
         lease = self._lease_of_chance()

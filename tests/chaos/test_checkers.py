@@ -149,6 +149,14 @@ class TestCalm:
         assert names((1, "registered", "a"), ill, well, self.back(6 * S, 9)) == ["G8 hold-down skipped"]
         assert names((1, "registered", "a"), ill, well, self.back(7 * S, 9)) == []
 
+    def test_a_failback_to_a_node_that_all_know_to_be_ill_is_found(self):
+        facts = ((1, "registered", "a"), (4 * S, "well", "a", "l0", False), self.back(5 * S, 9))
+        assert names(*facts) == ["G8 back to an ill node"]
+
+    def test_one_that_crosses_the_news_is_right(self):
+        facts = ((1, "registered", "a"), (4 * S, "well", "a", "l0", False), self.back(5 * S, 9))
+        assert names(*facts, bounds=Bounds(2 * S, 2, 0, heard_ns=S)) == []
+
     def test_more_than_the_budget_within_an_hour_is_found(self):
         moves = [self.back(at * S, at) for at in (10, 20, 30)]
         assert names((1, "registered", "a"), *moves) == ["G8 flap budget"]

@@ -156,6 +156,7 @@ def nothing_acknowledged_is_lost(entries: list[Entry], _: Bounds) -> list[Violat
             has[lease, store] = set(range(objects[lease]))
         elif entry.what == "recovered":  # an operator has given up what no store has
             objects[entry.facts[0]] = 0
+            has = defaultdict(set, {key: held for key, held in has.items() if key[0] != entry.facts[0]})
         elif entry.what == "restored":
             return found
         elif entry.what == "claim":

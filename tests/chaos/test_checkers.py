@@ -105,6 +105,11 @@ class TestNothingAcknowledgedIsLost:
         found = names(*self.RECORDS, acked, (3, "claim", *held(9, "b", 8)))
         assert found == ["G2 acknowledged object lost"]
 
+    def test_what_an_operator_gave_up_is_not_asked_for(self):
+        acked, given_up = (2, "ack", "l0", frozenset({"store-a"})), (3, "recovered", "l0")
+        assert names(*self.RECORDS, acked, given_up, (4, "claim", *held(9, "b", 8))) == []
+        assert names(*self.RECORDS, acked, given_up, (4, "claim", *held(9, "a", 7))) == []
+
     def test_a_store_that_was_brought_up_to_date_has_everything(self):
         acked = (2, "ack", "l0", frozenset({"store-a"}))
         copied = (3, "copied", "l0", "store-b")

@@ -38,7 +38,10 @@ def test_something_happens_in_the_runs():
 
 
 # The seeds that the hunt found; should one be without effect after a change, hunt again: --bugs NAME.
-@pytest.mark.parametrize("name", ["response", "session-compare", "gone-no-wait", "late-t9", "stale-intent"])
+@pytest.mark.parametrize(
+    "name",
+    ["response", "waits-twice", "margin", "session-compare", "gone-no-wait", "late-t9", "stale-intent"],
+)
 def test_a_planted_bug_is_found(name):
     found = next((catch for seed in range(1, 41) if (catch := hunt.caught(name, seed))), None)
     assert found is not None, f"{name}: {BY_NAME[name].story}"
@@ -57,6 +60,22 @@ def test_bugs_have_names_of_their_own_and_known_profiles():
     assert {bug.profile for bug in BUGS} <= set(PROFILES)
 
 
+class InThisProcess:
+    """A pool of one, here, where the bug is planted."""
+
+    def __init__(self, jobs):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def imap_unordered(self, do, jobs, chunksize):
+        return map(do, jobs)
+
+
 class TestCommand:
     def run(self, *arguments):
         return command.main(list(arguments))
@@ -73,6 +92,14 @@ class TestCommand:
         assert "4 seeds" in told
         assert "0 with violations" in told
         assert "profiles: crash 4" in told
+
+    def test_a_core_that_stops_itself_is_told_with_its_seed(self, monkeypatch, capsys):
+        with planted(BY_NAME["free-while-on"]):
+            monkeypatch.setattr(command.multiprocessing, "Pool", InThisProcess)
+            assert self.run("--seeds", "3", "--start", "7", "--profile", "calm") == 1
+        told = capsys.readouterr().out
+        assert "InvariantBroken" in told
+        assert "again: python -m chaos.sim --seed" in told
 
     def test_a_bug_that_is_none_is_named(self, capsys):
         assert self.run("--bugs", "nonsense") == 2

@@ -7,14 +7,19 @@ import multiprocessing
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 from chaos.checkers import Violation
 from chaos.sim import hunt
 from chaos.sim.options import PROFILES, drawn
 from chaos.sim.run import Result, Run, run_seed
 
+Pool = Callable[[int], Any]
+"""How many processes -> a context with `imap_unordered`."""
 
-def main(given: list[str] | None = None) -> int:
+
+def main(given: list[str] | None = None, pool: Pool = multiprocessing.Pool) -> int:
     """Exit 0: no violation (or, with --bugs, each bug was caught); 1 otherwise."""
     parser = argparse.ArgumentParser(prog="python -m chaos.sim", description=__doc__)
     parser.add_argument("--seeds", type=int, default=1000, help="how many seeds (default %(default)s)")
@@ -31,7 +36,7 @@ def main(given: list[str] | None = None) -> int:
         return _again(arguments.seed, arguments.profile, verbose=arguments.v)
     if arguments.bugs is not None:
         return hunt.hunt_all(arguments.bugs, arguments.jobs)
-    return _campaign(arguments.seeds, arguments.start, arguments.jobs, arguments.profile)
+    return _campaign(arguments.seeds, arguments.start, pool(arguments.jobs), arguments.profile)
 
 
 def _again(seed: int, profile: str, *, verbose: bool) -> int:
@@ -60,13 +65,13 @@ def _one(job: tuple[int, str]) -> Result:
         return Result(drawn(*job), [Violation("raised", 0, f"{type(error).__name__}: {error}")], "", 0)
 
 
-def _campaign(seeds: int, start: int, jobs: int, profile: str) -> int:
+def _campaign(seeds: int, start: int, pool: Any, profile: str) -> int:
     began = time.monotonic()
     bad: list[int] = []
     moves = 0
     profiles: Counter[str] = Counter()
-    with multiprocessing.Pool(jobs) as pool:
-        for result in pool.imap_unordered(_one, [(start + n, profile) for n in range(seeds)], chunksize=8):
+    with pool as workers:
+        for result in workers.imap_unordered(_one, [(start + n, profile) for n in range(seeds)], chunksize=8):
             profiles[result.options.profile] += 1
             moves += result.moves
             if profiles.total() % 500 == 0:

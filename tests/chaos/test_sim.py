@@ -77,8 +77,8 @@ class InThisProcess:
 
 
 class TestCommand:
-    def run(self, *arguments):
-        return command.main(list(arguments))
+    def run(self, *arguments, **others):
+        return command.main(list(arguments), **others)
 
     def test_one_seed_again_tells_its_history(self, capsys):
         assert self.run("--seed", "3", "-v") == 0
@@ -93,10 +93,10 @@ class TestCommand:
         assert "0 with violations" in told
         assert "profiles: crash 4" in told
 
-    def test_a_core_that_stops_itself_is_told_with_its_seed(self, monkeypatch, capsys):
+    def test_a_core_that_stops_itself_is_told_with_its_seed(self, capsys):
         with planted(BY_NAME["free-while-on"]):
-            monkeypatch.setattr(command.multiprocessing, "Pool", InThisProcess)
-            assert self.run("--seeds", "3", "--start", "7", "--profile", "calm") == 1
+            seeds = ("--seeds", "3", "--start", "7", "--profile", "calm")
+            assert self.run(*seeds, pool=InThisProcess) == 1
         told = capsys.readouterr().out
         assert "InvariantBroken" in told
         assert "again: python -m chaos.sim --seed" in told

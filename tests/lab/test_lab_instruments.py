@@ -170,6 +170,7 @@ def test_measuring_anew_drops_what_was_seen_before(lab):
     lab.measure()
     assert lab.prober.pid != before
     lab.prober.wait_for_answer(by="node1")
+    lab.settle()
     assert [h.who for h in lab.monitor.holders()] == ["node1"]
 
 

@@ -5,10 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PY := $(BIN)/python
 SEEDS ?= 1000
+BENCH ?= --runs 10 --out docs/benchmarks/bench
 LOCK := requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-core test-rest lint format types imports check sim env lock clean
+.PHONY: help demo test test-core test-rest lint format types imports check sim bench env lock clean
 .NOTPARALLEL:
 
 help: ## this list
@@ -47,6 +48,9 @@ check: lint types imports ## lint, types, imports
 
 sim: env ## a campaign of the simulator: make sim SEEDS=10000
 	$(PY) -m chaos.sim --seeds $(SEEDS)
+
+bench: env ## leaseha and keepalived under the same faults, an hour or more: make bench BENCH="--runs 3 --out /tmp/b"
+	@$(PY) -m leaseha.lab.sandbox -- $(PY) -m chaos.bench $(BENCH)
 
 lock: ## renew requirements.lock from pyproject.toml
 	@PYTHON="$(PYTHON)" LOCK="$(LOCK)" sh scripts/lock

@@ -1,0 +1,104 @@
+"""All runs of all systems, interleaved; what there is, however it ends."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from chaos.bench.figures import Idle, Outcome, Run
+from chaos.bench.idle import measure_idle
+from chaos.bench.scenarios import Scenario
+from chaos.bench.systems import System
+from chaos.bench.trial import trial
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be measured."""
+
+    systems: tuple[System, ...]
+    scenarios: tuple[Scenario, ...]
+    runs: int
+    seed: int = 1
+    idle_s: float = 20.0
+    """0: no idle figures."""
+    keep: Path | None = None
+
+
+@dataclass(slots=True)
+class Results:
+    """What has been measured so far."""
+
+    runs: list[Run] = field(default_factory=list)
+    idle: list[Idle] = field(default_factory=list)
+    interrupted: bool = False
+
+
+def campaign(plan: Plan, say: Callable[[str], None]) -> Results:
+    """Scenario by scenario, in each run i of every system after the other; at the first run they begin with another
+    system than at the second, and so on. Ctrl-C ends it, with what there is.
+    """
+    results = Results()
+    try:
+        for system in plan.systems if plan.idle_s > 0 else ():
+            for idle in measure_idle(system, plan.idle_s):
+                results.idle.append(idle)
+                say(_idle_line(idle))
+        for scenario in plan.scenarios:
+            for number in range(1, plan.runs + 1):
+                for system in rotated(plan.systems, number - 1):
+                    _one(plan, system, scenario, number, results, say)
+    except KeyboardInterrupt:
+        results.interrupted = True
+        say("interrupted: what there is follows")
+    return results
+
+
+def rotated(systems: Sequence[System], by: int) -> list[System]:
+    """The same, beginning `by` places later: none is always the first after the same other one's run."""
+    at = by % len(systems) if systems else 0
+    return [*systems[at:], *systems[:at]]
+
+
+def _one(
+    plan: Plan,
+    system: System,
+    scenario: Scenario,
+    number: int,
+    results: Results,
+    say: Callable[[str], None],
+) -> None:
+    # The same chance for every system: the random pause of run i is one and the same.
+    chance = random.Random(f"{plan.seed}/{scenario.name}/{number}")
+    keep = (
+        plan.keep / f"{scenario.name}-{number}-{system.name.replace(' ', '-').replace('/', '-')}"
+        if plan.keep
+        else None
+    )
+    for run in trial(system, scenario, number, chance, keep=keep):
+        results.runs.append(run)
+        say(_line(run, plan.runs))
+
+
+def _line(run: Run, runs: int) -> str:
+    head = f"{run.scenario:<10} {run.number:>2}/{runs} {run.system:<22} {run.outcome:<11}"
+    if run.outcome is Outcome.ERROR:
+        return f"{head} {run.error[:160]}"
+    still = "+" if run.bound_at_end else ""
+    return (
+        f"{head} gap {run.gap_ms:7.1f} ms   two answering {run.answering_ms:.0f}/{run.answering_inside_ms:.0f}/"
+        f"{run.answering_local_ms:.0f}   two bound {run.bound_ms:.0f}{still}   holder {run.holder or 'nobody'}"
+    )
+
+
+def _idle_line(idle: Idle) -> str:
+    head = f"idle       {idle.system:<22} {idle.role:<8}"
+    if idle.error:
+        return f"{head} {idle.error[:160]}"
+    etcd = "" if idle.etcd_revisions_s is None else f"   etcd {idle.etcd_revisions_s:.1f} revisions/s"
+    return (
+        f"{head} RSS {idle.rss_kib / 1024:.1f} MiB   PSS {idle.pss_kib / 1024:.1f} MiB   "
+        f"CPU {idle.cpu_percent:.2f} %{etcd}"
+    )

@@ -1,0 +1,168 @@
+"""One run: a lab, two nodes under one system, a fault at a random phase, and what was seen of it."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from chaos.bench.eyes import Eyes
+from chaos.bench.figures import Outcome, Run
+from chaos.bench.scenarios import INSIDE, Phase, Scenario
+from chaos.bench.systems import FIRST, OTHER, Pair, System
+from leaseha.errors import LabError
+from leaseha.lab.lab import Lab
+from leaseha.lab.timeline import MS, total_ms
+
+FAILURES: Final = (LabError, OSError, subprocess.SubprocessError)
+"""What a run may end in that is not a fault of the bench; it is noted in the run's place."""
+STEP_S: Final = 30.0
+PHASE_MAX_S: Final = 1.0
+"""The fault comes at a random phase of any period up to this, that of the adverts and renewals compared."""
+CALM_S: Final = 1.0
+CALM_AT_END_S: Final = 2.0
+AFTER_S: Final = 3.0
+AFTER_END_S: Final = 20.0
+"""keepalived has flapped for 8 s after a thaw: a fault's end is looked at until all is calm, at most so long."""
+_POLL_S: Final = 0.05
+
+
+def trial(
+    system: System, scenario: Scenario, number: int, chance: random.Random, *, keep: Path | None = None
+) -> list[Run]:
+    """One run, phase by phase; a phase that could not be done is an `ERROR`. `keep`: a folder for what stays."""
+    found: list[Run] = []
+    fails_back = scenario.prepared is not None
+    try:
+        with Lab(
+            nodes=(FIRST, OTHER),
+            extra_hosts=(INSIDE,),
+            settings=system.settings(fails_back=fails_back),
+            directory=keep,
+        ) as lab:
+            pair = system.pair(lab)
+            bring_up(pair)
+            with Eyes(lab) as eyes:
+                _begin(lab, pair, scenario, chance)
+                found.extend(_observed(lab, pair, eyes, one, system, number) for one in scenario.phases)
+    except FAILURES as error:
+        why = " ".join(str(error).split()) or type(error).__name__
+        missing = scenario.phases[len(found) :]
+        found += [Run(system.name, one.name, number, Outcome.ERROR, error=why) for one in missing]
+    return found
+
+
+def bring_up(pair: Pair) -> None:
+    """The preferred node holds, the other stands by. Raises `LabError`."""
+    pair.start(FIRST)
+    pair.wait_holding(FIRST)
+    pair.start(OTHER)
+    pair.wait_standing_by(OTHER)
+
+
+def _begin(lab: Lab, pair: Pair, scenario: Scenario, chance: random.Random) -> None:
+    """All that must be true before the first phase, then a random pause."""
+    lab.prober.wait_for_answer(by=FIRST, timeout_s=STEP_S)
+    if scenario.prepared is not None:
+        scenario.prepared(lab, pair)
+    until_calm(lab, CALM_S, STEP_S)
+    time.sleep(chance.uniform(0, PHASE_MAX_S))
+
+
+def _observed(lab: Lab, pair: Pair, eyes: Eyes, phase: Phase, system: System, number: int) -> Run:
+    """Do it, look at it, judge it."""
+    began_ns = eyes.settle()
+    phase.act(lab, pair)
+    moved = _moved(lab, phase, began_ns, system.patience_s)
+    left_s = phase.lasts_s - (time.monotonic_ns() - began_ns) / 1e9
+    time.sleep(max(0.0, left_s))
+    if phase.to:
+        until_calm(lab, CALM_S, AFTER_S)
+    else:
+        until_calm(lab, CALM_AT_END_S, AFTER_END_S)
+    ended_ns = eyes.settle()
+    seen = _measured(lab, eyes, Run(system.name, phase.name, number, Outcome.MOVED), began_ns, ended_ns)
+    return replace(seen, outcome=_judged(seen, phase, moved=moved))
+
+
+def _moved(lab: Lab, phase: Phase, began_ns: int, patience_s: float) -> bool:
+    """Whether who shall answer does so in time; at once where it does not matter who."""
+    if not phase.to:
+        return True
+    try:
+        lab.prober.wait_for_answer(by=phase.to, after_ns=began_ns, timeout_s=patience_s)
+    except LabError:
+        lab.prober.require_running()
+        return False
+    return True
+
+
+def _judged(seen: Run, phase: Phase, *, moved: bool) -> Outcome:
+    """From who answered at last."""
+    if seen.holder and moved:
+        return Outcome.MOVED
+    return Outcome.STAYED if seen.holder and phase.alive else Outcome.NO_TAKEOVER
+
+
+def _measured(lab: Lab, eyes: Eyes, run: Run, began_ns: int, ended_ns: int) -> Run:
+    """The figures of a window."""
+    gaps = lab.prober.gaps(began_ns, ended_ns)
+    outside, inside, local = eyes.answering_ms(began_ns, ended_ns)
+    return replace(
+        run,
+        gap_ms=max((one.ms for one in gaps), default=0.0),
+        lost_ms=total_ms(gaps),
+        answering_ms=outside,
+        answering_inside_ms=inside,
+        answering_local_ms=local,
+        answering_count=eyes.occasions(began_ns, ended_ns),
+        bound_ms=total_ms(lab.monitor.overlaps(began_ns, ended_ns)),
+        bound_at_end=len(bound_at(lab, ended_ns)) > 1,
+        holder=_last(lab, ended_ns),
+        phase_ms=(ended_ns - began_ns) / MS,
+    )
+
+
+def bound_at(lab: Lab, at_ns: int) -> list[str]:
+    """Nodes whose kernel had the address then."""
+    spans = lab.monitor.bound().items()
+    return [who for who, mine in spans if any(one.start_ns <= at_ns <= one.end_ns for one in mine)]
+
+
+def _last(lab: Lab, ended_ns: int) -> str:
+    """Who answered the client last; empty if nobody did in the last second."""
+    latest = {
+        who: max((at for at in instants if at <= ended_ns), default=0)
+        for who, instants in lab.prober.answers().items()
+    }
+    who = max(latest, key=lambda one: latest[one], default="")
+    return who if who and ended_ns - latest[who] < CALM_S * 1e9 else ""
+
+
+def until_calm(lab: Lab, calm_s: float, limit_s: float) -> bool:
+    """Until one node alone has answered the client, without a break, and been the only one with the address, for
+    `calm_s`; False if that does not come within the limit.
+    """
+    end = time.monotonic() + limit_s
+    began_ns = time.monotonic_ns()
+    while True:
+        now_ns = lab.settle()
+        since_ns = now_ns - int(calm_s * 1e9)
+        if since_ns >= began_ns and _calm(lab, since_ns, now_ns):
+            return True
+        if time.monotonic() > end:
+            return False
+        time.sleep(_POLL_S)
+
+
+def _calm(lab: Lab, since_ns: int, now_ns: int) -> bool:
+    answering = [
+        who for who, at in lab.prober.answers().items() if any(since_ns <= one <= now_ns for one in at)
+    ]
+    # A gap of a few ms is the machine's, and no part of a move.
+    quiet = all(one.ms < 50 for one in lab.prober.gaps(since_ns, now_ns))
+    overlapping = lab.monitor.overlaps(since_ns, now_ns)
+    return len(answering) == 1 and quiet and not overlapping and bound_at(lab, now_ns) == answering

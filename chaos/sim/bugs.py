@@ -118,7 +118,7 @@ def _lowered_too_late() -> list[Patch]:
 
 
 def _gone_at_once() -> list[Patch]:
-    return [(taking, "gone_at", lambda draft, old: draft.view.session(old).at)]
+    return [(taking, "gone_at", lambda draft, old, claim_mod: draft.view.session(old).at)]
 
 
 def _wait_goes_on() -> list[Patch]:

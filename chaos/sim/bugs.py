@@ -118,7 +118,18 @@ def _lowered_too_late() -> list[Patch]:
 
 
 def _gone_at_once() -> list[Patch]:
-    return [(taking, "gone_at", lambda draft, old: draft.view.session(old).at)]
+    return [(taking, "gone_at", lambda draft, old, claim_mod: draft.view.session(old).at)]
+
+
+def _put_back_believed() -> list[Patch]:
+    return [(taking, "put_back", lambda session, claim_mod: False)]
+
+
+def _put_back(options: Options) -> None:
+    options.copies, options.late_through_cut = 1.0, 1.0
+    options.late_max_ns, options.ttl_max_ns = 8 * options.ttl_ns, 3 * options.ttl_ns
+    options.nodes, options.margin_ns = 2, 5 * NS_PER_MS
+    options.faults = {"ttl": 6, "orphan": 3, "cut": 1, "heal": 1, "restart": 0.5, "kill": 0.3}
 
 
 def _wait_goes_on() -> list[Patch]:
@@ -357,6 +368,10 @@ BUGS: Final[tuple[Bug, ...]] = (
     Bug(
         "gone-no-restart", "the wait is not restarted at the first sight of absence", "hands",
         _wait_goes_on, _with(orphan=3),
+    ),
+    Bug(
+        "put-back", "a record that a late T1 put back is believed", "hands",
+        _put_back_believed, _put_back,
     ),
     Bug("absent-taken", "an absent claim taken without *lost*", "slices", _absent_taken, _snatching),
     Bug("cover", "no cover deadline, and slices that do not come round", "slices", _no_cover, _many_slices),

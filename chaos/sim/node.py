@@ -381,8 +381,10 @@ class Node:
     def _extend(self, lease: str, token: int, deadline: Instant) -> None:
         self.told[lease] = deadline
         until_ns = self.clock.true_ns(deadline)
-        world = self.world
-        world.history.add(world.now_ns, "told", self.name, lease, token, self.state.session.id, until_ns)
+        world, own = self.world, self.state.session
+        # Until a session that takes the place of a vanished one is registered, the deadline is of that one's renewals.
+        proven = own.id if own.phase is Phase.LIVE else own.old or own.id
+        world.history.add(world.now_ns, "told", self.name, lease, token, proven, until_ns)
         if lease in self.gate:
             self.gate[lease] = (token, deadline)
         if self.kernel[lease].bound and not deadline.deadline_passed(self.now()):

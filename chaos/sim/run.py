@@ -12,7 +12,7 @@ from chaos.sim.etcd import Saved
 from chaos.sim.node import PPM, Clock, Node
 from chaos.sim.options import Options, drawn
 from chaos.sim.world import World
-from leaseha.core import events, placement, records
+from leaseha.core import actions, events, placement, records
 from leaseha.core.records import IntentRecord, Kind
 from leaseha.core.spec import LeaseSpec, NodeSpec
 from leaseha.core.state import Draft
@@ -117,6 +117,8 @@ class Run:
         """How long the kind world may take: every wait there is, one after the other."""
         options = self.options
         waits_ns = 6 * (options.ttl_max_ns + options.margin_ns) + 2 * options.hold_down_ns
+        if options.failing_effects:
+            waits_ns += actions.STUCK_NS
         return waits_ns + 20 * NS_PER_S + 12 * options.renew_every_ns
 
     def _starter(self, node: Node) -> Callable[[], None]:

@@ -11,6 +11,8 @@ from leaseha.core.values import NS_PER_MS, NS_PER_S, Instant
 
 BACKOFF_NS = 10 * NS_PER_S
 """After a failure to serve, a node leaves the lease to others for this long."""
+STUCK_NS = 60 * NS_PER_S
+"""After letting go came to nothing, a holder tries it again by itself only after this."""
 RESUME = "resume"
 """No move: the claim is still ours after a fence, and is served again."""
 TRIES_MAX = 3
@@ -124,6 +126,13 @@ def prepare_again(draft: Draft, lease: str) -> str:
     return prepare(draft, lease)
 
 
+def prepare_stuck(draft: Draft, lease: str) -> str:
+    """Serve again where nothing could be taken off, and let some time pass before letting go of it unasked."""
+    failed = draft.leases[lease].failed
+    draft.update(lease, stuck_until=draft.at.plus(STUCK_NS))
+    return f"{failed} failed; {prepare_again(draft, lease)}"
+
+
 def serve(draft: Draft, lease: str) -> str:
     """Up; the rest of a holder's life is renewals. An intent of ours has had its effect: the next need not wait."""
     draft.update(lease, better_since=None, asked_at=None, not_before=None)
@@ -148,7 +157,7 @@ def _down(draft: Draft, lease: str, way: Way, kind: str, why: str, target: int, 
     state = draft.leases[lease]
     traceparent = given or trace.of_move(draft.spec.cluster, lease, state.token, state.under)
     move = Move(kind, why, traceparent, draft.spec.node, draft.at)
-    draft.update(lease, way=way, target=target, tries=0, off_at=None, move=move)
+    draft.update(lease, way=way, target=target, tries=0, vain=0, off_at=None, move=move)
     draft.republish = True
     sequence.go_down(draft, lease, drain=True)
 

@@ -36,7 +36,8 @@ def read_due(draft: Draft) -> Instant:
 def _left(draft: Draft) -> list[int]:
     """ns until each thing that is due by time, waits and deadlines alike."""
     at, node = draft.at, draft.node
-    waits = [None if node.reading or node.stopping else read_due(draft), writer.due_at(draft), node.stop_by]
+    waits = [None if node.reading or node.stopping else read_due(draft), writer.due_at(draft)]
+    waits += [node.stop_by, node.off_by]
     if draft.session.phase is Phase.NONE and draft.ready:
         waits.append(node.retry_at)
     left = [wait.wait_left_ns(at) for wait in waits if wait is not None] or [IDLE_NS]

@@ -10,7 +10,6 @@ from leaseha.core import (
     deadline,
     events,
     guards,
-    placement,
     records,
     sequence,
     session,
@@ -37,7 +36,7 @@ READ_RETRY_NS = 500 * NS_PER_MS
 STEADY_FACTOR = 3
 """Commits further apart than this many renewal periods are not regular."""
 STOP_MAX_NS = 5 * NS_PER_S
-"""After everything is off: how long the closing of the session may take."""
+"""After everything is off: how long closing the session may take. Before: what a way down may take beside its waits."""
 
 
 def read_all(draft: Draft) -> None:
@@ -390,7 +389,10 @@ def ttl_changed(draft: Draft, event: events.TtlChanged) -> None:
 
 def stop_asked(draft: Draft, event: events.StopAsked) -> None:
     """Let go of everything, then end."""
-    draft.set(stopping=True)
+    if draft.node.stopping:
+        return
+    drain_ns = max((lease.drain_ns for lease in draft.spec.leases), default=0)
+    draft.set(stopping=True, off_by=draft.at.plus(drain_ns + draft.spec.ttl_max_ns + STOP_MAX_NS))
     draft.republish = True
 
 
@@ -404,43 +406,3 @@ def finish(draft: Draft) -> None:
     if draft.session.id:
         draft.effects.append(CloseSession(draft.session.id))
     draft.effects.append(Stopped())
-
-
-def hold_down(draft: Draft) -> None:
-    """Note since when this node has been the better one, and forget it when it is not."""
-    for name, state in draft.leases.items():
-        better = state.role is Role.STANDBY and draft.ready and placement.is_better(draft, name)
-        if better and state.better_since is None:
-            draft.update(name, better_since=draft.at)
-        elif not better and state.better_since is not None:
-            draft.update(name, better_since=None)
-
-
-def unblock(draft: Draft) -> None:
-    """What kept a lease from being claimed is over: a failure's backoff, or `recover` has raised the epoch."""
-    for name, state in draft.leases.items():
-        if state.not_before is not None and state.not_before.wait_over(draft.at):
-            draft.update(name, not_before=None)
-            draft.republish = True
-        if state.blocked and draft.ready:
-            record = draft.view.claim(name).record
-            if record is not None and record.epoch > state.seen_epoch:
-                draft.update(name, blocked="")
-                draft.republish = True
-
-
-def answer_intents(draft: Draft) -> None:
-    """Say why an intent for this token is not obeyed."""
-    for name, state in draft.leases.items():
-        if state.role is not Role.HOLDER:
-            continue
-        asked = guards.unanswered(draft, name)
-        if asked is None or asked.kind != records.Kind.SWITCHOVER or guards.switchover_asked(draft, name):
-            continue
-        _, why = guards.switchover_target(draft, name, asked)
-        if guards.in_vain(draft, name):
-            why = "the handover came to nothing"
-        value = records.encode(replace(asked, answer=why))
-        key = records.intent_key(name)
-        if key not in draft.node.notes:
-            writer.note(draft, Put(key, value, draft.session.id))

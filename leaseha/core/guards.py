@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from leaseha.core import placement, sequence, session, taking
 from leaseha.core.records import IntentRecord, Kind
 from leaseha.core.session import Phase
 from leaseha.core.state import Draft, Way
 from leaseha.core.values import Instant, earliest
+
+VAIN_MAX: Final = 2
+"""How often a way down that failed is tried again before the holder serves again."""
 
 
 def serve_until(draft: Draft, lease: str) -> Instant | None:
@@ -176,6 +181,8 @@ def failback_asked(draft: Draft, lease: str) -> bool:
     asked = intent(draft, lease)
     if asked is None or asked.kind != Kind.FAILBACK or not placement.failback_wanted(draft, lease):
         return False
+    if stuck(draft, lease):
+        return False
     named = placement.named(draft, lease, asked.target)
     if named is None or named.why_not() or placement.budget_free_at(draft, lease) is not None:
         return False
@@ -184,7 +191,9 @@ def failback_asked(draft: Draft, lease: str) -> bool:
 
 def better_off_elsewhere(draft: Draft, lease: str) -> bool:
     """Ineligible, and there is another candidate. Without one the holder stays: a rebooting router must not end it."""
-    return bool(draft.leases[lease].ineligible) and placement.best_other(draft, lease) is not None
+    if not draft.leases[lease].ineligible or stuck(draft, lease):
+        return False
+    return placement.best_other(draft, lease) is not None
 
 
 def broken(draft: Draft, lease: str) -> bool:
@@ -194,7 +203,7 @@ def broken(draft: Draft, lease: str) -> bool:
 
 def broken_and_replaceable(draft: Draft, lease: str) -> bool:
     """A resource failed, and there is another candidate."""
-    return broken(draft, lease) and placement.best_other(draft, lease) is not None
+    return broken(draft, lease) and not stuck(draft, lease) and placement.best_other(draft, lease) is not None
 
 
 def vip_missing(draft: Draft, lease: str) -> bool:
@@ -214,6 +223,18 @@ def may_serve_again(draft: Draft, lease: str) -> bool:
     if state.way is not Way.NONE or in_flight(draft, lease) or not sequence.finished(state):
         return False
     return state.covered_by > state.barrier
+
+
+def stuck(draft: Draft, lease: str) -> bool:
+    """Letting go of it came to nothing a moment ago: the VIP stayed on."""
+    until = draft.leases[lease].stuck_until
+    return until is not None and not until.wait_over(draft.at)
+
+
+def can_not_let_go(draft: Draft, lease: str) -> bool:
+    """The way down fails again and again, so that nothing was written: nobody serves, and nobody else may."""
+    state = draft.leases[lease]
+    return bool(state.failed) and state.vain >= VAIN_MAX and not draft.node.stopping
 
 
 def all_off(draft: Draft, lease: str) -> bool:

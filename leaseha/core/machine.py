@@ -19,6 +19,7 @@ from leaseha.core import (
     sequence,
     session,
     transitions,
+    upkeep,
     writer,
 )
 from leaseha.core.effects import Effect, Extend, Stopped, Transitioned, Warned
@@ -71,12 +72,13 @@ def step(state: NodeState, event: Event) -> tuple[NodeState, tuple[Effect, ...]]
     draft = Draft(state, event.at)
     HEAR[type(event)](draft, event)
     _read_when_due(draft)
-    facts.unblock(draft)
+    upkeep.unblock(draft)
     _ensure_session(draft)
-    facts.hold_down(draft)
+    upkeep.hold_down(draft)
     for lease in draft.leases:
         settle(draft, lease)
-    facts.answer_intents(draft)
+    upkeep.answer_intents(draft)
+    upkeep.collect(draft)
     if draft.republish:
         writer.publish(draft)
     writer.write(draft)
@@ -124,6 +126,7 @@ def _go_on(draft: Draft, lease: str) -> None:
     state = draft.leases[lease]
     again = state.retry_at is not None and state.retry_at.wait_over(draft.at) and not state.expected
     if state.role in (Role.YIELDING, Role.FENCED) and state.failed and again:
+        draft.update(lease, vain=state.vain + 1)
         sequence.go_down(draft, lease, drain=state.role is Role.YIELDING)
     if state.role is Role.HOLDER:
         _keep_up(draft, lease)
@@ -188,15 +191,29 @@ def _tell(draft: Draft, lease: str) -> None:
 def _end(draft: Draft) -> None:
     """The last steps of a stop: nothing held, session closed or given up."""
     node = draft.node
-    if not node.stopping or node.stopped or any(s.role is not Role.STOPPED for s in draft.leases.values()):
+    if not node.stopping or node.stopped:
         return
-    if draft.session.id == 0:
+    if any(state.role is not Role.STOPPED for state in draft.leases.values()):
+        _give_up(draft)
+    elif draft.session.id == 0:
         facts.finish(draft)
     elif node.stop_by is None:
         draft.set(stop_by=draft.at.plus(facts.STOP_MAX_NS))
     elif node.stop_by.wait_over(draft.at) or draft.session.phase is not Phase.LIVE:
         draft.effects.append(Warned("", "session not closed", "etcd did not answer; it expires by itself"))
         facts.finish(draft)
+
+
+def _give_up(draft: Draft) -> None:
+    """What could not be let go in time stays claimed: its session is not closed in writing, it expires by itself."""
+    off_by = draft.node.off_by
+    if off_by is None or not off_by.wait_over(draft.at):
+        return
+    left = ", ".join(name for name, state in draft.leases.items() if state.role is not Role.STOPPED)
+    draft.set(stopped=True)
+    draft.effects.append(
+        Stopped(f"not let go in time: {left}; the warnings before say what stood in the way")
+    )
 
 
 def check_invariants(state: NodeState) -> None:

@@ -89,6 +89,10 @@ class LeaseState:
     """The effect that failed, and where the plan stands still."""
     retry_at: Instant | None = None
     """When a failed way down is tried again."""
+    vain: int = 0
+    """YIELDING, FENCED: how often the way down was tried again."""
+    stuck_until: Instant | None = None
+    """HOLDER: it could not be let go a moment ago, so it is not tried of the node's own accord before this."""
     target: int = 0
     """YIELDING: the session to hand over to; 0: release."""
     tries: int = 0
@@ -156,7 +160,10 @@ class NodeState:
     stopping: bool = False
     closing: int = 0
     """The request number of T12; 0: not sent."""
+    off_by: Instant | None = None
+    """Asked to stop: until when everything must be let go."""
     stop_by: Instant | None = None
+    """Everything is let go: until when the session must be closed."""
     stopped: bool = False
     wake: Instant | None = None
 

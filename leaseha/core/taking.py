@@ -70,15 +70,25 @@ def _way(draft: Draft, lease: str) -> Taking | None:
         return Taking(Way.T7, after_ttl_max(draft, seen.at))
     if record.session == draft.session.id:
         return None
-    return _from_session(draft, record.session)
+    return _from_session(draft, record.session, seen.mod)
 
 
-def _from_session(draft: Draft, old: int) -> Taking:
+def put_back(session: Seen[Any], claim_mod: int) -> bool:
+    """The record came to be after the claim that names its session: deleted by hand, and put back by a late T1.
+
+    It tells the ttl of the start then, and not the one that the holder may count on.
+    """
+    return session.create > claim_mod
+
+
+def _from_session(draft: Draft, old: int, claim_mod: int) -> Taking:
     """From a holder whose session is silent, gone, or ended in writing."""
     seen = draft.view.session(old)
     if seen.mod == 0:
-        return Taking(Way.T8, gone_at(draft, old), old)
+        return Taking(Way.T8, gone_at(draft, old, claim_mod), old)
     record = seen.record
+    if record is not None and record.life is Life.LIVE and put_back(seen, claim_mod):
+        return Taking(Way.T3, after_ttl_max(draft, seen.at), old)
     if record is not None and record.life is Life.LIVE:
         at = deadline.of_wait(seen.at, record.ttl_ns, draft.spec.drift_ppm, record.margin_ns)
         return Taking(Way.T3, at, old)
@@ -87,7 +97,7 @@ def _from_session(draft: Draft, old: int) -> Taking:
     return Taking(Way.T4, believed_at(draft, seen), old)
 
 
-def gone_at(draft: Draft, old: int) -> Instant:
+def gone_at(draft: Draft, old: int, claim_mod: int) -> Instant:
     """A record that vanished: the wait starts anew at the first sight of its absence.
 
     Its ttl is that of what stood there if the deletion came on an unbroken watch, else `ttl_max`.
@@ -95,7 +105,7 @@ def gone_at(draft: Draft, old: int) -> Instant:
     seen = draft.view.session(old)
     if old not in draft.view.sessions:
         return after_ttl_max(draft, draft.at)  # nothing has looked for it yet: the next read of all keys will
-    if seen.last is None:
+    if seen.last is None or put_back(seen, claim_mod):
         return after_ttl_max(draft, seen.at)
     return deadline.of_wait(seen.at, seen.last.ttl_ns, draft.spec.drift_ppm, seen.last.margin_ns)
 

@@ -97,6 +97,8 @@ ROWS: Final[tuple[Row, ...]] = (
     *_losing(Role.YIELDING),
     Row("Y-resume", Role.YIELDING, Role.PREPARING, "own transaction refused or unknown, then renewed",
         guards.may_serve_again, actions.prepare_again, "the target can not take the lease: serve again"),
+    Row("Y-stuck", Role.YIELDING, Role.PREPARING, "tick", guards.can_not_let_go, actions.prepare_stuck,
+        "the service could not be taken down here, so nothing was handed over: serve again"),
     Row("F-off", Role.FENCED, Role.STANDBY, "effect done", guards.all_off, actions.rest,
         "everything is off: stand by"),
 )  # fmt: skip

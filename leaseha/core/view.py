@@ -44,6 +44,8 @@ class Seen(Generic[R]):
     watched: bool = False
     attached: int = 0
     """The etcd lease that the key hangs on; 0: none."""
+    create: int = 0
+    """The revision at which the key, or what stood there last, came to be; 0: not known."""
     last: R | None = None
     """For an absent key whose deletion was watched: what stood there."""
 
@@ -196,7 +198,8 @@ def _newer(kind: Any, seen: Seen[Any] | None, change: Change, at: Instant, watch
         return replace(seen, known_at=known_at, watched=seen.watched or watched, last=last)
     before = records.decode(kind, change.before.value) if change.before and not now.mod and watched else None
     record = records.decode(kind, now.value) if now.mod else None
-    return Seen(record, now.mod, at, change.revision, watched, now.lease, before)
+    create = now.create if now.mod or change.before is None else change.before.create
+    return Seen(record, now.mod, at, change.revision, watched, now.lease, create, before)
 
 
 def first_look(at: Instant, wall_ms: int, revision: int, keys: Iterable[KeyValue]) -> View:

@@ -87,3 +87,18 @@ def claim(world: World, lease: str = "l") -> ClaimRecord:
     found = world.claim(lease)
     assert found is not None
     return found
+
+
+def fails(world: World, name: str, kind: type[Effect], times: int = 1) -> None:
+    """The next effects of a kind fail on a node."""
+    left = [times]
+
+    def hold(effect: Effect) -> bool:
+        if not isinstance(effect, kind) or not left[0]:
+            return False
+        left[0] -= 1
+        at, what = world.now(), kind.__name__
+        world.queue.append((name, events.EffectDone(at, effect.lease, what, effect.serial, False, "no such")))
+        return True
+
+    world.held_back[name] = hold

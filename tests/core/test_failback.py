@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from leaseha.core import events, records
+from leaseha.core import effects, events, records
 from leaseha.core.records import HistoryRecord, Kind
 from leaseha.core.spec import LeaseSpec
 from leaseha.core.values import NS_PER_S
+from tests.core import hands
 from tests.core.harness import World, spec
 
 LEASE = LeaseSpec("l", {"a": 100, "b": 50, "c": 10}, digest="v.x", hold_down_ns=3 * NS_PER_S, flap_budget=60)
@@ -43,3 +44,20 @@ def test_a_failback_that_had_its_effect_does_not_delay_the_next_one() -> None:
         world.run(3.5)
 
         assert world.holders() == ["a"]
+
+
+def test_a_failback_that_could_not_take_the_vip_off_is_not_tried_again_at_once() -> None:
+    """The better node asks every ten seconds; the service must not go down for it each time."""
+    world = World(spec("a", LEASE), spec("b", LEASE))
+    world.start("b")
+    world.run(1)
+    hands.fails(world, "b", effects.UnbindVip, times=3)
+    world.start("a")
+    world.run(50)
+
+    assert world.holders() == ["b"]
+    assert world.rows("b").count("H-failback") == 1
+
+    world.run(30)
+
+    assert world.holders() == ["a"]

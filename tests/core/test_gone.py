@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 
 from leaseha.core import effects, events, records
-from leaseha.core.records import IntentRecord, Kind
+from leaseha.core.records import IntentRecord, Kind, Life
 from leaseha.core.spec import LeaseSpec
 from leaseha.core.state import Role
 from leaseha.core.values import NS_PER_S, LeaseMissing, Refused
 from tests.core import hands
 from tests.core.harness import World, spec
 
+ONLY_A = LeaseSpec("l", {"a": 100, "b": 0}, digest="v.x")
 CLAIM, INSYNC = records.claim_key("l"), records.insync_key("l")
 
 
@@ -343,3 +344,36 @@ def test_absence_whose_beginning_nobody_watched_is_waited_for_in_full() -> None:
 
     assert world.holders() == ["b"]
     assert world.at_ns - seen > 16.5 * NS_PER_S
+
+
+def test_a_session_that_ended_long_ago_is_forgotten_once_no_claim_names_it() -> None:
+    """B15: *dead* and *closed* hang on nothing, so that they outlive a batch of takes; an hour later they go."""
+    world = hands.serving()
+    dead = hands.record_key(world, "a")
+    world.kill("a")
+    world.run(8)
+    record = records.decode(records.SessionRecord, world.etcd.keys[dead].value)
+
+    assert record is not None
+    assert record.life is Life.DEAD
+
+    world.run(3590, step_ms=1000)
+
+    assert dead in world.etcd.keys
+
+    world.run(20, step_ms=1000)
+
+    assert dead not in world.etcd.keys
+    assert world.holders() == ["b"]
+
+
+def test_a_session_that_ended_is_kept_while_a_claim_names_it() -> None:
+    """Who takes that claim compares the record."""
+    world = hands.serving(spec("a", ONLY_A), spec("b", ONLY_A))
+    dead = hands.record_key(world, "a")
+    world.kill("a")
+    ended = records.SessionRecord(Life.CLOSED, "a", "store-a", "inc-a", 1)
+    world.tell(world.etcd.put(dead, records.encode(ended)))
+    world.run(3700, step_ms=1000)
+
+    assert dead in world.etcd.keys

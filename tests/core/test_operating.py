@@ -38,21 +38,6 @@ def of(world: World, name: str, *kinds: type[Effect]) -> list[Effect]:
     return [e for n, e in world.log if n == name and isinstance(e, kinds)]
 
 
-def fails(world: World, name: str, kind: type[Effect], times: int = 1) -> None:
-    """The next effects of a kind fail on a node."""
-    left = [times]
-
-    def hold(effect: Effect) -> bool:
-        if not isinstance(effect, kind) or not left[0]:
-            return False
-        left[0] -= 1
-        at, what = world.now(), kind.__name__
-        world.queue.append((name, events.EffectDone(at, effect.lease, what, effect.serial, False, "no such")))
-        return True
-
-    world.held_back[name] = hold
-
-
 # Switchover
 
 
@@ -229,7 +214,7 @@ def test_weights_of_failed_checks_move_the_lease_to_the_node_that_is_better_now(
 def test_a_node_that_cannot_bind_lets_go_and_leaves_the_lease_to_others_for_a_while() -> None:
     world = World(spec("b"), spec("a"))
     world.start()
-    fails(world, "a", effects.BindVip)
+    hands.fails(world, "a", effects.BindVip)
     world.run(5)
 
     assert world.holders() == ["b"]
@@ -240,7 +225,7 @@ def test_a_node_that_cannot_bind_lets_go_and_leaves_the_lease_to_others_for_a_wh
 def test_a_first_holder_that_cannot_bind_admits_the_others_so_that_one_of_them_can_take() -> None:
     """Nothing can be lacking where nothing is replicated; else a new lease would wait for its first node for ever."""
     world = World(spec("a"), spec("b"))
-    fails(world, "a", effects.BindVip, times=9)
+    hands.fails(world, "a", effects.BindVip, times=9)
     world.start()
     world.run(11)
 
@@ -249,7 +234,7 @@ def test_a_first_holder_that_cannot_bind_admits_the_others_so_that_one_of_them_c
 
 def test_a_node_alone_tries_again_after_its_backoff() -> None:
     world = World(spec("a"))
-    fails(world, "a", effects.BindVip)
+    hands.fails(world, "a", effects.BindVip)
     world.start()
     world.run(9)
 
@@ -263,7 +248,7 @@ def test_a_node_alone_tries_again_after_its_backoff() -> None:
 def test_a_failed_way_down_is_tried_again_and_nothing_is_freed_before_it_is_done() -> None:
     """B13: never *free* while the VIP may still be on."""
     world = hands.serving()
-    fails(world, "a", effects.UnbindVip)
+    hands.fails(world, "a", effects.UnbindVip)
     world.give("a", events.StopAsked(world.now()))
     claim = world.claim()
 
@@ -276,9 +261,41 @@ def test_a_failed_way_down_is_tried_again_and_nothing_is_freed_before_it_is_done
     assert world.holders() == ["b"]
 
 
+def test_a_handover_that_can_not_take_the_vip_off_is_given_up_and_the_holder_serves_again() -> None:
+    """Nothing was written, so nobody else may: better served here than nowhere."""
+    world = hands.serving(spec("a", STAYS), spec("b", STAYS))
+    token = world.state("a").token
+    hands.fails(world, "a", effects.UnbindVip, times=3)
+    ask(world)
+    world.run(3)
+
+    assert world.rows("a")[-2:] == ["Y-stuck", "P-up"]
+    assert world.holders() == ["a"]
+    assert world.state("a").token == token
+    assert "T9" not in world.sent("a")
+    assert answer(world) == "the handover came to nothing"
+
+
+def test_a_holder_that_could_not_let_go_tries_it_again_by_itself_only_after_a_while() -> None:
+    world = hands.serving()
+    hands.fails(world, "a", effects.UnbindVip, times=3)
+    world.give("a", events.HealthChanged(world.now(), "l", 0, "disk"))
+    world.run(3)
+
+    assert world.holders() == ["a"]
+
+    world.run(55)
+
+    assert world.rows("a").count("H-ineligible") == 1
+
+    world.run(8)
+
+    assert world.holders() == ["b"]
+
+
 def test_a_fenced_lease_whose_unbinding_failed_is_cut_again() -> None:
     world = hands.serving(spec("a"))
-    fails(world, "a", effects.UnbindVip)
+    hands.fails(world, "a", effects.UnbindVip)
     world.cut.add("a")
     world.run(5.1)
 
@@ -322,7 +339,7 @@ def test_a_doubt_is_answered_with_another_announcement_and_no_transition() -> No
 
 def test_a_failed_announcement_is_tried_again_and_the_lease_kept() -> None:
     world = hands.serving()
-    fails(world, "a", effects.Announce)
+    hands.fails(world, "a", effects.Announce)
     world.give("a", events.Doubt(world.now(), "l", "link up"))
     said = len(of(world, "a", effects.Announce))
     world.run(1.2)

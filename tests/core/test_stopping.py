@@ -8,6 +8,7 @@ from leaseha.core import effects, events
 from leaseha.core.events import Event
 from leaseha.core.records import Hold
 from leaseha.core.state import Role
+from leaseha.core.values import NS_PER_S
 from tests.core import hands
 from tests.core.harness import World, spec
 
@@ -112,3 +113,28 @@ def test_a_second_machine_under_the_same_name_is_told_so_and_ends() -> None:
     assert late.nodes["b"].stopped
     assert "give each node its own name" in failures(late, "b")[-1]
     assert not world.nodes["b"].stopped
+
+
+def test_a_stop_that_can_not_take_the_vip_off_ends_with_a_failure_and_frees_nothing() -> None:
+    """Whoever stops a service waits for its end; the others take over when the session has been silent for its ttl."""
+    world = hands.serving()
+    hands.fails(world, "a", effects.UnbindVip, times=1000)
+    world.give("a", events.StopAsked(world.now()))
+    world.give("a", events.StopAsked(world.now()))
+    drain_s = world.nodes["a"].spec.leases[0].drain_ns / NS_PER_S
+    world.run(drain_s + 15 + 5 - 0.2)
+
+    assert not world.nodes["a"].stopped
+    assert world.holders() == []
+
+    world.run(0.4)
+    claim = world.claim()
+
+    assert world.nodes["a"].stopped
+    assert "not let go in time: l;" in failures(world, "a")[-1]
+    assert claim is not None
+    assert (claim.hold, claim.node) == (Hold.HELD, "a")
+
+    world.run(8)
+
+    assert world.holders() == ["b"]

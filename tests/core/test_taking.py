@@ -27,9 +27,9 @@ def found(claim: ClaimRecord, session: SessionRecord | None = None, *names: str)
     world = World(*(spec(name) for name in names or ("b",)))
     stores = frozenset({"store-x", "store-b", "store-c"})
     put(world, records.insync_key("l"), InsyncRecord(stores))
-    put(world, records.claim_key("l"), claim)
     if session is not None:
         put(world, records.session_key(OLD), session)
+    put(world, records.claim_key("l"), claim)
     world.start()
     return world
 
@@ -82,6 +82,18 @@ def test_a_record_whose_deletion_was_watched_is_waited_for_by_its_own_ttl() -> N
     tombstone = records.decode(SessionRecord, world.etcd.keys[records.session_key(OLD)].value)
 
     assert tombstone == replace(LIVE, life=Life.DEAD, by="b")
+
+
+@pytest.mark.parametrize("deleted_again", [False, True])
+def test_a_record_that_was_put_back_does_not_tell_how_long_its_holder_may_serve(deleted_again: bool) -> None:
+    """Deleted by hand after the ttl was raised, and put back by a late T1 with the ttl of the start."""
+    world = found(HELD, replace(LIVE, ttl_ns=15 * NS_PER_S))
+    world.run(1)
+    hands.erase(world, records.session_key(OLD))
+    put(world, records.session_key(OLD), LIVE)
+    if deleted_again:
+        hands.erase(world, records.session_key(OLD))
+    takes_after(world, TTL_MAX_WAIT_S, "S-gone" if deleted_again else "S-silent")
 
 
 def test_a_lease_that_was_found_free_may_be_a_restored_one() -> None:

@@ -154,7 +154,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, LeasehaError) as error:
         print(f"chaos.bench: {error}", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, _terminated)
     results = campaign(plan, lambda line: print(line, flush=True))
     for table in (gaps_table(results.runs), two_table(results.runs), idle_table(results.idle)):
         print(f"\n{table}")
@@ -165,4 +164,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _terminated)
     sys.exit(main())

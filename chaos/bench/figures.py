@@ -10,6 +10,8 @@ from enum import StrEnum
 from typing import Final
 
 P95: Final = 0.95
+NOISE_MS: Final = 5.0
+"""A prober that asks each ms on a busy machine misses so much now and then: a quotient by less says nothing."""
 
 
 class Outcome(StrEnum):
@@ -114,9 +116,9 @@ class Ratio:
     """One system's gap over another's."""
 
     of_medians: float | None
-    """None where the other's median is 0."""
+    """None where the other's median is less than `NOISE_MS`."""
     of_pairs: float | None
-    """Median over the runs with the same number; None where no such pair has a quotient."""
+    """Median of the runs with the same number; None where no pair has a quotient."""
     pairs: int
 
 
@@ -126,9 +128,9 @@ def ratio(ours: Sequence[Run], theirs: Sequence[Run]) -> Ratio | None:
     if not mine or not other:
         return None
     below = statistics.median(other.values())
-    quotients = [gap / other[number] for number, gap in mine.items() if other.get(number)]
+    quotients = [gap / other[number] for number, gap in mine.items() if other.get(number, 0) >= NOISE_MS]
     return Ratio(
-        statistics.median(mine.values()) / below if below else None,
+        statistics.median(mine.values()) / below if below >= NOISE_MS else None,
         statistics.median(quotients) if quotients else None,
         len(quotients),
     )

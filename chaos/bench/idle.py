@@ -11,7 +11,7 @@ from typing import Final
 
 from chaos.bench.figures import Idle
 from chaos.bench.systems import FIRST, OTHER, System
-from chaos.bench.trial import FAILURES, bring_up
+from chaos.bench.trial import bring_up, reason
 from leaseha.errors import LabError
 from leaseha.lab.lab import Lab
 
@@ -47,14 +47,17 @@ def cost_of(pids: tuple[int, ...]) -> Cost:
 
 def _cost_of(pid: int) -> Cost:
     stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-    ticks = sum(int(field) for field in stat[11:15])  # utime, stime, cutime, cstime
+    ended_s = sum(int(field) for field in stat[13:15]) / os.sysconf("SC_CLK_TCK")  # cutime, cstime
+    # In ns, where utime and stime count samples of a clock that short work may always miss.
+    threads = [Path(f"/proc/{pid}/task/{one.name}/schedstat") for one in Path(f"/proc/{pid}/task").iterdir()]
+    run_ns = sum(int(one.read_text(encoding="ascii").split()[0]) for one in threads)
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii", errors="replace")
     sizes = {
         parts[0]: int(parts[1])
         for parts in (line.split() for line in rollup.splitlines()[1:])
         if len(parts) >= 2 and parts[1].isdigit()
     }
-    return Cost(ticks / os.sysconf("SC_CLK_TCK"), sizes.get("Rss:", 0), sizes.get("Pss:", 0), 1)
+    return Cost(run_ns / 1e9 + ended_s, sizes.get("Rss:", 0), sizes.get("Pss:", 0), 1)
 
 
 def measure_idle(system: System, seconds: float) -> list[Idle]:
@@ -64,8 +67,8 @@ def measure_idle(system: System, seconds: float) -> list[Idle]:
             bring_up(system.pair(lab))
             time.sleep(SETTLE_S)
             return _watched(lab, system, seconds)
-    except FAILURES as error:
-        why = " ".join(str(error).split())
+    except Exception as error:  # noqa: BLE001  (a campaign outlives any one failure; it is noted in its place)
+        why = reason(error)
         return [Idle(system.name, role, 0, 0, 0.0, 0, 0.0, error=why) for _, role in ROLES]
 
 

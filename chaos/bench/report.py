@@ -21,7 +21,8 @@ GAPS_INTRO: Final = """\
 What the client missed, in ms: the longest silence of each run, seen by a prober that asks each millisecond. p95 is by
 nearest rank (of fewer than 20 runs it is the worst). *of N* appears where runs are missing that ended wrong, see below.
 The last columns divide by keepalived's gap in the same campaign: ratio of the medians, and in brackets the median of
-the quotients of runs that followed each other; a dash where keepalived's gap is 0."""
+the quotients of runs that followed each other; a dash where keepalived's
+median is below 5 ms: its node that goes on answering, as after SIGKILL and SIGSTOP, makes no gap, but two nodes."""
 
 TWO_INTRO: Final = """\
 For how long two nodes answered on the address, in ms: median / max of all runs; a single 0 where it was 0 in all.
@@ -104,14 +105,10 @@ def _systems(about: About) -> str:
 
 def _rows(runs: Sequence[Run]) -> list[tuple[str, str, list[Run]]]:
     """(scenario, system, runs) in the order of tables."""
-    systems = in_order(sorted({run.system for run in runs}, key=_rank))
+    systems = in_order([run.system for run in runs])
     scenarios = [phase.name for phase in PHASES if any(run.scenario == phase.name for run in runs)]
     found = [(at, who, chosen(runs, at, who)) for at in scenarios for who in systems]
     return [row for row in found if row[2]]
-
-
-def _rank(system: str) -> tuple[bool, str]:
-    return system.startswith(_YARDSTICK), system
 
 
 def gaps_table(runs: Sequence[Run]) -> str:

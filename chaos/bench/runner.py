@@ -13,6 +13,8 @@ from chaos.bench.scenarios import Scenario
 from chaos.bench.systems import System
 from chaos.bench.trial import trial
 
+Attempt = Callable[..., list[Run]]
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -36,9 +38,9 @@ class Results:
     interrupted: bool = False
 
 
-def campaign(plan: Plan, say: Callable[[str], None]) -> Results:
+def campaign(plan: Plan, say: Callable[[str], None], attempt: Attempt = trial) -> Results:
     """Scenario by scenario, in each run i of every system after the other; at the first run they begin with another
-    system than at the second, and so on. Ctrl-C ends it, with what there is.
+    system than at the second, and so on. Ctrl-C ends it, with what there is. `attempt` makes one run, as `trial` does.
     """
     results = Results()
     try:
@@ -49,7 +51,15 @@ def campaign(plan: Plan, say: Callable[[str], None]) -> Results:
         for scenario in plan.scenarios:
             for number in range(1, plan.runs + 1):
                 for system in rotated(plan.systems, number - 1):
-                    _one(plan, system, scenario, number, results, say)
+                    for run in attempt(
+                        system,
+                        scenario,
+                        number,
+                        _chance(plan, scenario, number),
+                        keep=_folder(plan, system, scenario, number),
+                    ):
+                        results.runs.append(run)
+                        say(_line(run, plan.runs))
     except KeyboardInterrupt:
         results.interrupted = True
         say("interrupted: what there is follows")
@@ -62,24 +72,14 @@ def rotated(systems: Sequence[System], by: int) -> list[System]:
     return [*systems[at:], *systems[:at]]
 
 
-def _one(
-    plan: Plan,
-    system: System,
-    scenario: Scenario,
-    number: int,
-    results: Results,
-    say: Callable[[str], None],
-) -> None:
-    # The same chance for every system: the random pause of run i is one and the same.
-    chance = random.Random(f"{plan.seed}/{scenario.name}/{number}")
-    keep = (
-        plan.keep / f"{scenario.name}-{number}-{system.name.replace(' ', '-').replace('/', '-')}"
-        if plan.keep
-        else None
-    )
-    for run in trial(system, scenario, number, chance, keep=keep):
-        results.runs.append(run)
-        say(_line(run, plan.runs))
+def _chance(plan: Plan, scenario: Scenario, number: int) -> random.Random:
+    """The same for every system: the random pause of run i is one and the same."""
+    return random.Random(f"{plan.seed}/{scenario.name}/{number}")
+
+
+def _folder(plan: Plan, system: System, scenario: Scenario, number: int) -> Path | None:
+    name = f"{scenario.name}-{number}-{system.name}"
+    return plan.keep / name.replace(" ", "-").replace("/", "-") if plan.keep else None
 
 
 def _line(run: Run, runs: int) -> str:

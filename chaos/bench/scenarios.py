@@ -53,7 +53,7 @@ class Scenario:
 
 def _silent(lab: Lab, _: Pair) -> None:
     """Two sides which do not hear each other: the preferred node with one more host, and all others."""
-    cut = {FIRST, INSIDE}
+    cut = (FIRST, INSIDE)
     lab.partition(cut, [name for name in lab.hosts if name not in cut])
 
 

@@ -33,8 +33,8 @@ def load_library(name: str) -> ctypes.CDLL:
     context = ctypes.c_void_p
     library.nft_ctx_new.argtypes, library.nft_ctx_new.restype = [ctypes.c_uint32], context
     library.nft_ctx_free.argtypes, library.nft_ctx_free.restype = [context], None
-    library.nft_ctx_get_error_buffer.argtypes = [context]
-    library.nft_ctx_get_error_buffer.restype = ctypes.c_char_p
+    for text in (library.nft_ctx_get_output_buffer, library.nft_ctx_get_error_buffer):
+        text.argtypes, text.restype = [context], ctypes.c_char_p
     for buffer in (library.nft_ctx_buffer_output, library.nft_ctx_buffer_error):
         buffer.argtypes = [context]
     library.nft_run_cmd_from_buffer.argtypes = [context, ctypes.c_char_p]
@@ -54,14 +54,19 @@ class Nft:
         self._library.nft_ctx_buffer_output(context)
         self._library.nft_ctx_buffer_error(context)
 
-    def run(self, commands: str) -> None:
-        """All of `commands` in one transaction: done when this returns, or nothing of it. Raises `FenceError`."""
+    def run(self, commands: str) -> str:
+        """All of `commands` in one transaction: done when this returns, or nothing of it. Raises `FenceError`.
+
+        What they print (`list ...`) is returned.
+        """
         if self._context is None:
             raise FenceError("nftables was closed")
         code = self._library.nft_run_cmd_from_buffer(self._context, commands.encode())
         said = self._library.nft_ctx_get_error_buffer(self._context) or b""
         if code:
             raise FenceError(f"nftables refuses: {first_error(said.decode(errors='replace'))}")
+        printed = self._library.nft_ctx_get_output_buffer(self._context) or b""
+        return str(printed, errors="replace")
 
     def close(self) -> None:
         """End the library's context. What was made in the kernel stays."""

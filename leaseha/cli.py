@@ -106,10 +106,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from leaseha.runtime import agent
+    from leaseha.runtime import guarding
 
     config = load(arguments.config)
-    return agent.run(config)
+    guard = guarding.begin(config)
+    # Only now what takes a second to import: whatever becomes of it, there is a guard.
+    from leaseha.runtime import agent
+
+    return agent.run(config, guard)
 
 
 def _check(arguments: argparse.Namespace) -> int:

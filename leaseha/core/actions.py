@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from leaseha.core import guards, placement, sequence, taking, trace
-from leaseha.core.records import Hold, Kind
+from leaseha.core.records import ClaimRecord, Hold, Kind
 from leaseha.core.state import Draft, Move, Way, lease_spec
 from leaseha.core.values import NS_PER_MS, NS_PER_S, Instant
 
@@ -76,11 +76,18 @@ def claim(draft: Draft, lease: str) -> str:
         off_since = view.session(found.old).at
     elif seen.record is not None and seen.record.hold is Hold.FREE:
         off_since, down_ms = seen.at, seen.record.down_ms
-        kind = Kind.RELEASE if seen.record.from_node else Kind.FIRST
+        kind = _kind_of_free(seen.record)
     reason = _why_taken(draft, lease, found)
     move = _move_of(draft, lease, kind, reason)
     draft.update(lease, way=found.way, lost="", move=replace(move, off_since=off_since, down_ms=down_ms))
     return reason
+
+
+def _kind_of_free(record: ClaimRecord) -> Kind:
+    """A guard frees what its agent died with: nobody asked for that release."""
+    if record.kind == Kind.FAILOVER:
+        return Kind.FAILOVER
+    return Kind.RELEASE if record.from_node else Kind.FIRST
 
 
 def _why_taken(draft: Draft, lease: str, found: taking.Taking) -> str:
@@ -91,6 +98,8 @@ def _why_taken(draft: Draft, lease: str, found: taking.Taking) -> str:
         state = "silent" if found.way is Way.T3 else "gone" if found.way is Way.T8 else "ended"
         return f"{seen.record.node} {state} for {quiet_ms} ms"
     if found.way is Way.T5 and seen.record is not None and seen.record.from_node:
+        if seen.record.kind == Kind.FAILOVER:
+            return seen.record.reason
         return f"released by {seen.record.from_node}: {seen.record.reason}"
     return {Way.T5: "first holder", Way.T6: "no claim", Way.T7: "lost claim, ttl_max waited"}.get(
         found.way, ""

@@ -16,7 +16,7 @@ from leaseha.adapters import clock, route
 from leaseha.adapters.announce import Announcer
 from leaseha.adapters.conflict import Claim, ConflictWatch
 from leaseha.adapters.link import AddressChange, Link, LinkWatch
-from leaseha.adapters.vip import VipBinder
+from leaseha.adapters.vip import VipBinder, cluster_tag
 from leaseha.config import Config, LeaseConfig, node_spec
 from leaseha.core import events, machine
 from leaseha.core.spec import NodeSpec
@@ -24,7 +24,8 @@ from leaseha.core.values import NS_PER_MS, NS_PER_S
 from leaseha.errors import InvariantBroken, LeasehaError, OperationalError
 from leaseha.runtime import report
 from leaseha.runtime.executor import Executor, Observer
-from leaseha.runtime.lock import AgentLock, make_folder, store_id
+from leaseha.runtime.guarding import Guarding, charge
+from leaseha.runtime.lock import store_id
 from leaseha.runtime.operator import members_of
 from leaseha.runtime.pump import Pump
 from leaseha.runtime.reach import Reach
@@ -41,8 +42,7 @@ MEMBERS_EVERY_S: Final = 5.0
 LEAST_LEFT_NS: Final = 800 * NS_PER_MS
 """A lifetime is at least 1 s, and reaches 200 ms past a deadline that is further away than this."""
 EXIT_SETTLE_S: Final = 1.0
-LAYERS: Final = ("agent", "kernel: address lifetimes")
-"""The fence layers in force in this version, for status."""
+LIFETIMES: Final = "kernel: address lifetimes"
 
 _log = logging.getLogger("leaseha.agent")
 
@@ -57,9 +57,10 @@ class Ended:
 class Agent:
     """One node: made from its configuration, run to its end once."""
 
-    def __init__(self, config: Config, observer: Observer) -> None:
+    def __init__(self, config: Config, observer: Observer, guard: Guarding) -> None:
         self.config = config
         self._observer = observer
+        self._guard = guard
         self._ended = Ended()
         self._over = asyncio.Event()
         self._members: list[dict[str, Any]] = []
@@ -74,8 +75,7 @@ class Agent:
         """Until a stop is asked for and done. Raises `LeasehaError` for what makes the node unable to run."""
         config = self.config
         require_rights()
-        make_folder(config.runtime_dir, "the runtime directory (runtime_dir)")
-        lock = AgentLock(config.runtime_dir)
+        self._guard.attach(asyncio.get_running_loop())
         spec = self._spec()
         store = EtcdStore(make_client(config), Reach(", ".join(map(str, config.etcd.endpoints))))
         self.pump = Pump(machine.initial(spec), self._execute, self._broken)
@@ -84,6 +84,7 @@ class Agent:
             await self._make_service(lease)
         self._executor = Executor(store, self._services, self._observer, self.pump.give, self._stopped)
         self._status = StatusServer(Answers(self.status, self._alive, self._ready, self._holder))
+        self._guard.configure(self._charge())
         try:
             await self._sweep()
             await self._status.listen_unix(config.runtime_dir / STATUS_SOCKET)
@@ -95,7 +96,6 @@ class Agent:
             await self._over.wait()
         finally:
             await self._end(store)
-            del lock
         if self._ended.failure:
             raise OperationalError(self._ended.failure)
 
@@ -133,9 +133,16 @@ class Agent:
             announcer=self._announcers[interface],
             repository=await self._make_repository(lease),
             port=port,
+            guard=self._guard,
             least_left_ns=LEAST_LEFT_NS if self.config.session.ttl_ns >= NS_PER_S else 0,
         )
         self._services[lease.name] = Service(parts, self._answered, self._lease_warning)
+
+    def _charge(self) -> dict[str, Any]:
+        """What the guard takes down if this process cannot any more."""
+        parts = [service.parts for service in self._services.values()]
+        vips = {str(ip): part.binder.interface for part in parts for ip in part.vips}
+        return charge(self.config, vips, cluster_tag(self.config.cluster))
 
     async def _make_repository(self, lease: LeaseConfig) -> Repository | None:
         if lease.repository is None:
@@ -261,12 +268,16 @@ class Agent:
             version=__version__,
             pid=os.getpid(),
             source="agent",
-            fence_layers=LAYERS,
+            fence_layers=self._layers(),
             vips={lease.name: [str(vip) for vip in lease.vips] for lease in self.config.leases},
             checks=self._wellness.results(),
             etcd=self._members,
         )
         return report.document(self.pump.state, clock.now(), around)
+
+    def _layers(self) -> tuple[str, ...]:
+        """The fence layers in force."""
+        return tuple(layer for layer in ("agent", self._guard.layer(), LIFETIMES) if layer)
 
     def _alive(self) -> tuple[bool, str]:
         quiet_ns = clock.now().boot_ns - self.pump.advanced_at.boot_ns
@@ -284,6 +295,8 @@ class Agent:
     # --- the end ------------------------------------------------------------------------------------------
 
     def _execute(self, effect: Any) -> None:
+        # Before the first transaction of a new session is sent: a guard that knows no session frees nothing.
+        self._guard.session(self.pump.state.session.id)
         self._executor.execute(effect)
 
     def _stopped(self, failure: str) -> None:
@@ -296,11 +309,14 @@ class Agent:
         self._over.set()
 
     async def _end(self, store: EtcdStore) -> None:
-        """Everything off, whatever state it is in; then the rest, bounded."""
+        """Everything off, whatever state it is in; then the rest, bounded. What is not proven off is the guard's."""
+        in_order = not self._ended.failure
         for service in self._services.values():
             service.give_up()
-            with contextlib.suppress(LeasehaError, OSError):
+            try:
                 await service.take_down()
+            except (LeasehaError, OSError):
+                in_order = False
         if hasattr(self, "_executor"):
             await self._executor.settle(EXIT_SETTLE_S)
         for task in self._tasks:
@@ -316,6 +332,7 @@ class Agent:
             binder.close()
         for announcer in self._announcers.values():
             announcer.close()
+        self._guard.bye() if in_order else self._guard.leave()
 
 
 def _warn(text: str) -> None:

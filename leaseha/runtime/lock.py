@@ -1,13 +1,19 @@
-"""One agent per cluster, node and host; and the store's identity, which outlives the agent."""
+"""One agent per cluster, node and host, its guard included; and the store's identity, which outlives the agent."""
 
 from __future__ import annotations
 
 import fcntl
 import os
+import select
 import uuid
 from pathlib import Path
+from typing import Final
 
 from leaseha.errors import AgentRunning, OperationalError
+
+GUARD_S: Final = 20.0
+"""How long the guard of an agent that died may take to clean up."""
+_PAUSE_S: Final = 0.02
 
 
 def make_folder(path: Path, what: str) -> None:
@@ -23,25 +29,50 @@ def make_folder(path: Path, what: str) -> None:
 
 
 class AgentLock:
-    """Held from the start to the end of the process; the kernel lets go of it whatever happens."""
+    """Held from the start to the end of the process, and of its guard; the kernel lets go of it whatever happens."""
 
     def __init__(self, runtime_dir: Path) -> None:
         make_folder(runtime_dir, "the runtime directory (runtime_dir)")
         path = runtime_dir / "lock"
         try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         except OSError as error:
             raise OperationalError(f"the lock {path} cannot be opened: {error.strerror}") from error
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            other = os.read(self._fd, 32).decode(errors="replace").strip()
-            os.close(self._fd)
+        for _ in range(int(GUARD_S / _PAUSE_S)):
+            try:
+                fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                self._other_lives(path)
+                select.select(
+                    [], [], [], _PAUSE_S
+                )  # an agent that died, and its guard that cleans up after it
+        else:
+            os.close(self.fd)
             raise AgentRunning(
-                f"another agent (pid {other or 'unknown'}) of this cluster and node runs here: {path} is locked"
-            ) from error
-        os.ftruncate(self._fd, 0)
-        os.write(self._fd, f"{os.getpid()}\n".encode())
+                f"the guard of an earlier agent has not ended for {GUARD_S:g} s: {path} is locked "
+                f"(`fuser {path}` names it; if it is frozen, kill it)"
+            )
+        os.ftruncate(self.fd, 0)
+        os.pwrite(self.fd, f"{os.getpid()}\n".encode(), 0)
+
+    def _other_lives(self, path: Path) -> None:
+        """Raises `AgentRunning` if the agent that wrote its pid there is alive."""
+        other = os.pread(self.fd, 32, 0).decode(errors="replace").strip()
+        if other.isdigit() and not _lives(int(other)):
+            return
+        os.close(self.fd)
+        raise AgentRunning(
+            f"another agent (pid {other or 'unknown'}) of this cluster and node runs here: {path} is locked"
+        )
+
+
+def _lives(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
 
 
 def store_id(folder: Path) -> str:

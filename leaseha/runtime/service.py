@@ -48,6 +48,16 @@ class Repository(Protocol):
         """The process is up and warm."""
 
 
+class Guard(Protocol):
+    """Who takes a lease down when this process cannot any more (leaseha.runtime.guarding)."""
+
+    def arm(self, lease: str, token: int, deadline: Instant) -> None:
+        """The lease is up, or is about to be, until then."""
+
+    def disarm(self, lease: str) -> None:
+        """It is down, or this process said that it cannot be."""
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What one lease's service is made of."""
@@ -58,6 +68,7 @@ class Parts:
     announcer: Announcer
     repository: Repository | None
     port: int
+    guard: Guard
     least_left_ns: int = 0
     """No address lifetime is set with less than this left: the kernel's shortest would outlast the margin."""
 
@@ -72,6 +83,7 @@ class Service:
         self.deadline: Instant | None = None
         """The newest that was told; None while nothing may be served."""
         self.bound = False
+        self._token = 0
         self._answered = answered
         self._warn = warn
         self._asking: asyncio.Task[None] | None = None
@@ -82,6 +94,7 @@ class Service:
         """Carry out one effect. Raises `OperationalError` if it is not, or not provably, done."""
         match effect:
             case StartResources():
+                self._token = effect.token
                 if self.parts.repository is not None:
                     await self.parts.repository.ensure_running()
             case BindVip():
@@ -100,7 +113,9 @@ class Service:
 
     def extend(self, effect: Extend) -> None:
         """A renewal is proven (or a shorter ttl was sent): move every deadline that runs without us."""
-        self.deadline = effect.deadline
+        self.deadline, self._token = effect.deadline, effect.token
+        if self.bound:
+            self.parts.guard.arm(self.parts.lease, effect.token, effect.deadline)
         if self.parts.repository is not None:
             self.parts.repository.extend(effect.token, effect.deadline)
         if self.bound and (self._renewing is None or self._renewing.done()):
@@ -133,8 +148,11 @@ class Service:
         until = self._until(effect.deadline)
         if not self._long_enough(until):
             raise OperationalError("too little is left to the deadline for an address lifetime")
+        self.parts.guard.arm(self.parts.lease, self._token, until)
         await self.parts.binder.bind(self.parts.lease, self.parts.vips, until)
         self.bound = True
+        if self.deadline is not None:  # moved on while the kernel was asked
+            self.parts.guard.arm(self.parts.lease, self._token, self.deadline)
 
     async def _renew(self) -> None:
         while self.bound and (told := self.deadline) is not None:
@@ -192,7 +210,11 @@ class Service:
         self.bound = False
         self.deadline = None
         self._quiet()
-        await self.parts.binder.unbind(self.parts.lease, self.parts.vips)
+        try:
+            await self.parts.binder.unbind(self.parts.lease, self.parts.vips)
+        finally:
+            # Also when the kernel refused: that was told, and this process is not late with it.
+            self.parts.guard.disarm(self.parts.lease)
 
     def _quiet(self) -> None:
         """End what runs beside: repeated announcements, the question for the first answer."""

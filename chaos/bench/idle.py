@@ -17,6 +17,7 @@ from leaseha.lab.lab import Lab
 
 SETTLE_S: Final = 5.0
 """What a start leaves behind (late imports, first checks, keepalived's second round of announcements) is over then."""
+_CPU_CLOCK: Final = 2
 ROLES: Final = ((FIRST, "holder"), (OTHER, "standby"))
 
 
@@ -48,24 +49,24 @@ def cost_of(pids: tuple[int, ...]) -> Cost:
 def _cost_of(pid: int) -> Cost:
     stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     ended_s = sum(int(field) for field in stat[13:15]) / os.sysconf("SC_CLK_TCK")  # cutime, cstime
-    # In ns, where utime and stime count samples of a clock that short work may always miss.
-    threads = [Path(f"/proc/{pid}/task/{one.name}/schedstat") for one in Path(f"/proc/{pid}/task").iterdir()]
-    run_ns = sum(int(one.read_text(encoding="ascii").split()[0]) for one in threads)
+    # The process's own CPU clock, in ns and with its ended threads; clock_getcpuclockid(3) makes this number. utime
+    # and stime count samples instead, which short work may always miss.
+    run_s = time.clock_gettime((~pid << 3) | _CPU_CLOCK)
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii", errors="replace")
     sizes = {
         parts[0]: int(parts[1])
         for parts in (line.split() for line in rollup.splitlines()[1:])
         if len(parts) >= 2 and parts[1].isdigit()
     }
-    return Cost(run_ns / 1e9 + ended_s, sizes.get("Rss:", 0), sizes.get("Pss:", 0), 1)
+    return Cost(run_s + ended_s, sizes.get("Rss:", 0), sizes.get("Pss:", 0), 1)
 
 
-def measure_idle(system: System, seconds: float) -> list[Idle]:
+def measure_idle(system: System, seconds: float, settle_s: float = SETTLE_S) -> list[Idle]:
     """A lab with the system at rest: holder and standby. Errors are figures too."""
     try:
         with Lab(nodes=(FIRST, OTHER), settings=system.settings(fails_back=False)) as lab:
             bring_up(system.pair(lab))
-            time.sleep(SETTLE_S)
+            time.sleep(settle_s)
             return _watched(lab, system, seconds)
     except Exception as error:  # noqa: BLE001  (a campaign outlives any one failure; it is noted in its place)
         why = reason(error)

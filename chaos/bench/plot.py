@@ -12,7 +12,7 @@ from xml.sax.saxutils import escape
 from chaos.bench.figures import Outcome, Run, chosen, in_order
 from chaos.bench.scenarios import PHASES
 
-LEFT, RIGHT, TOP, BOTTOM = 190, 44, 46, 54
+LEFT, RIGHT, TOP, BOTTOM = 262, 44, 46, 54
 WIDTH: Final = 1000
 ROW: Final = 17
 BETWEEN: Final = 12
@@ -21,7 +21,8 @@ ZERO_X: Final = LEFT + 16
 """A silence of 0 has no place on the scale; it is left of it."""
 SCALE_X: Final = LEFT + 44
 LOW_MS: Final = 1.0
-COLOURS: Final = ("#0b6e4f", "#2e9e6b", "#7bbf6a", "#5b5f97", "#8d6a9f", "#b8336a", "#c9703d", "#777777")
+OURS: Final = ("#05668d", "#0b8a6f", "#3fae49", "#8cc152")
+THEIRS: Final = ("#5f4b8b", "#b5651d", "#e0a030", "#777777")
 BAD: Final = "#d00000"
 
 
@@ -50,11 +51,21 @@ def scale_for(runs: Sequence[Run]) -> Scale:
     return Scale(max(10_000.0, 10.0 ** math.ceil(math.log10(max(most, 1.0)))))
 
 
+def colours_of(systems: Sequence[str]) -> dict[str, str]:
+    """Cold ones for leaseha, warm ones for who it is compared with."""
+    ours = [who for who in systems if who.startswith("leaseha")]
+    theirs = [who for who in systems if who not in ours]
+    pairs = [(who, OURS[at % len(OURS)]) for at, who in enumerate(ours)]
+    found = dict(pairs + [(who, THEIRS[at % len(THEIRS)]) for at, who in enumerate(theirs)])
+    return {who: found[who] for who in systems}
+
+
 def strip_plot(runs: Sequence[Run]) -> str:
     """The picture; a row for each scenario and system, in the order of the tables."""
     systems = in_order([run.system for run in runs])
-    colours = {who: COLOURS[at % len(COLOURS)] for at, who in enumerate(systems)}
+    colours = colours_of(systems)
     scale = scale_for(runs)
+    bands: list[str] = []
     parts: list[str] = []
     y = float(TOP + ROW * math.ceil(len(systems) / 4))
     top = y
@@ -63,6 +74,10 @@ def strip_plot(runs: Sequence[Run]) -> str:
         if not present:
             continue
         height = ROW * len(present)
+        band = (
+            f'x="{LEFT}" y="{y - BETWEEN / 2 + 2:.1f}" width="{WIDTH - LEFT}" height="{height + BETWEEN - 4}"'
+        )
+        bands.append(f'<rect {band} fill="#f4f4f1"/>')
         parts.append(_text(LEFT - 10, y + height / 2 + 4, phase.text, anchor="end", weight="600"))
         for who in present:
             parts += _row(chosen(runs, phase.name, who), scale, y + ROW / 2, colours[who])
@@ -76,7 +91,10 @@ def strip_plot(runs: Sequence[Run]) -> str:
     )
     title = "<title>Client-seen gap of every run, by scenario and system</title>"
     paper = f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>'
-    return "\n".join([head, title, paper, *_legend(colours), *axis, *parts, *_foot(height), "</svg>"]) + "\n"
+    return (
+        "\n".join([head, title, paper, *_legend(colours), *bands, *axis, *parts, *_foot(height), "</svg>"])
+        + "\n"
+    )
 
 
 def _legend(colours: dict[str, str]) -> list[str]:

@@ -24,9 +24,17 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from leaseha.runtime import guard_kernel
 from leaseha.runtime.guard_etcd import NS_PER_MS, Closing, Gateway, Message
-from leaseha.runtime.guard_kernel import NS_PER_S, Unknown
+from leaseha.runtime.guard_kernel import (
+    DEATH_S,
+    NS_PER_S,
+    Settled,
+    Unknown,
+    close_fence,
+    kill_marked,
+    unbind,
+    wait_gone,
+)
 
 MESSAGE_MAX: Final = 1 << 20
 IDLE_MS: Final = 500.0
@@ -138,7 +146,7 @@ class Charge:
             for ip, interface in self.told.get("vips", {}).items()
         }
         if vips:
-            guard_kernel.unbind(vips, self.told["tag"])
+            unbind(vips, self.told["tag"])
 
 
 class Scout:
@@ -302,13 +310,13 @@ class Guard:
             self.charge.unbind()
         except (OSError, Unknown):
             pass  # it is done again, and looked at, as a step of its own
-        if not guard_kernel.wait_gone(self._agent, guard_kernel.DEATH_S):
+        if not wait_gone(self._agent, DEATH_S):
             raise Unknown("the agent was killed and does not end")
 
     def _close_fence(self) -> None:
         commands = self.charge.told.get("close_commands")
         if commands:
-            guard_kernel.close_fence(commands)
+            close_fence(commands)
 
     def _unbind(self) -> None:
         end_ns = time.monotonic_ns() + int(OFF_S * NS_PER_S)
@@ -323,7 +331,7 @@ class Guard:
                 return
 
     def _end_children(self) -> None:
-        guard_kernel.kill_marked(self.charge.told["mark"])
+        kill_marked(self.charge.told["mark"])
 
     def _free(self, why: str, began_ns: int) -> tuple[list[str], str]:
         """(leases that are free now, what went wrong); tried until others have waited long enough anyway."""
@@ -334,7 +342,7 @@ class Guard:
         while closing is not None and time.monotonic_ns() < end_ns:
             try:
                 return closing.write(self.charge.traces, text, began_ns, end_ns), ""
-            except guard_kernel.Settled as end:
+            except Settled as end:
                 return [], str(end)
             except (OSError, Unknown, ValueError, KeyError, TypeError) as error:
                 trouble = str(error) or type(error).__name__

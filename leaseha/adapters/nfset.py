@@ -3,8 +3,8 @@
 What it does not do: anything but put and remove elements of sets that exist.
 
 Why not libnftables here: the timeout of an element counts from when the kernel takes it, so what lies between
-reading the clock and that moment is how much too late it ends. 1,000 addresses are 24 ms of parsing and packing
-there and about 2 ms here; and a process that only closes needs no library.
+reading the clock and that moment is how much too late it may end. Arming 1,000 addresses (each in two sets of three
+tables) takes 45 ms there and 13 ms here; and a process that only closes needs no library.
 
 Layouts: linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h.
 """

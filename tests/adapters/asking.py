@@ -1,16 +1,21 @@
 """What a machine at the other end of the cable gets out of a VIP: answers to pings, connections, frames."""
 
+import itertools
 import select
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from ipaddress import ip_address
 
 from leaseha.adapters import clock
 from leaseha.adapters.announce import internet_checksum
-from tests.adapters.wire import THERE, Wire
+from leaseha.core.values import NS_PER_S, Instant
+from tests.adapters.wire import HERE_MAC, THERE, THERE_MAC, Wire
 
 ETH_P_ALL = 3
 
@@ -182,3 +187,59 @@ class Ear:
 
     def close(self) -> None:
         self._socket.close()
+
+
+CHILD = """
+import asyncio, sys
+from ipaddress import ip_address
+from leaseha.adapters import clock
+from leaseha.adapters.fence import Fence
+async def main():
+    vips = [ip_address(one) for one in sys.argv[2:]]
+    fence = Fence("cluster-a", ["v0"], vips, warn=sys.stderr.write)
+    await fence.stand()
+    deadline = clock.now().plus(int(sys.argv[1]) * 10**6)
+    await fence.arm(vips, deadline)
+    sys.stdout.write(f"{deadline.boot_ns} {deadline.raw_ns}\\n")
+    sys.stdout.flush()
+    await asyncio.sleep(60)
+asyncio.run(main())
+"""
+
+
+def armed_child(for_ms: int, vips: tuple[object, ...]) -> tuple[subprocess.Popen[bytes], Instant]:
+    """Another process, whose fence is open for `for_ms`; it, and the deadline."""
+    command = [sys.executable, "-c", CHILD, str(for_ms), *map(str, vips)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE)
+    boot, raw = child.stdout.readline().split()
+    return child, Instant(int(boot), int(raw))
+
+
+def end(child: subprocess.Popen[bytes]) -> None:
+    child.kill()
+    child.wait()
+    child.stdout.close()
+
+
+def ipv4_frame(source: object) -> bytes:
+    """A datagram to the discard port there, as a frame of our own making."""
+    header = bytes.fromhex("4500001c00000000401100000000000000000000")
+    header = header[:12] + source.packed + ip_address("10.9.0.2").packed
+    mac = bytes.fromhex((THERE_MAC + HERE_MAC).replace(":", ""))
+    return mac + b"\x08\x00" + header + bytes.fromhex("1000000900080000")
+
+
+class Clock:
+    """The clock, except for the readings of which `behind` tells how old they are by the time they are used."""
+
+    def __init__(self) -> None:
+        self.behind: dict[int, int] = {}
+        self._readings = itertools.count(1)
+
+    def __call__(self) -> Instant:
+        return clock.now().plus(-self.behind.get(next(self._readings), 0))
+
+    def frozen_after(self, *readings: int) -> None:
+        """From here on count readings anew; after each of these the process stands still for 10 s."""
+        self._readings = itertools.count(1)
+        self.behind = dict.fromkeys(readings, 10 * NS_PER_S)

@@ -32,6 +32,7 @@ from chaos.moves import versions
 from leaseha.config.durations import parse_duration
 from leaseha.errors import LeasehaError
 
+RUNS: Final = 10
 KINDS: Final = ("leaseha", "keepalived")
 
 
@@ -43,7 +44,9 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     names = ", ".join(one.name for one in SCENARIOS)
-    made.add_argument("--runs", type=int, default=10, help="of each scenario and system (default 10)")
+    made.add_argument(
+        "--runs", default="10", help="of each scenario and system, such as 10,death=30 (default 10)"
+    )
     made.add_argument("--ttl", default="2s", help="of leaseha; several with commas, each a system of its own")
     made.add_argument("--renew-every", default="", help="one for each ttl; empty: its default")
     made.add_argument("--margin", default="", help="one for each ttl; empty: its default")
@@ -99,16 +102,30 @@ def _listed(text: str) -> list[str]:
 
 def plan_of(arguments: argparse.Namespace) -> Plan:
     """Raises `ValueError` for what cannot be meant."""
-    if arguments.runs < 1:
-        raise ValueError("--runs: at least 1")
+    runs, runs_of = runs_in(arguments.runs)
     return Plan(
         systems_of(arguments),
         scenarios_of(arguments.scenarios),
-        arguments.runs,
+        runs,
         arguments.seed,
         arguments.idle,
         arguments.keep,
+        runs_of,
     )
+
+
+def runs_in(text: str) -> tuple[int, dict[str, int]]:
+    """Of all scenarios, and of those that are named. Raises `ValueError`."""
+    runs, runs_of = RUNS, {}
+    for part in _listed(text):
+        name, named, number = part.rpartition("=")
+        if not number.isdecimal() or int(number) < 1:
+            raise ValueError(f"--runs {text}: numbers, at least 1, such as 10,death=30")
+        if named:
+            runs_of[scenario_of(name).name] = int(number)
+        else:
+            runs = int(number)
+    return runs, runs_of
 
 
 def about(plan: Plan, argv: Sequence[str]) -> About:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,10 +23,16 @@ class Plan:
     systems: tuple[System, ...]
     scenarios: tuple[Scenario, ...]
     runs: int
+    """Of each scenario that `runs_of` does not name."""
     seed: int = 1
     idle_s: float = 20.0
     """0: no idle figures."""
     keep: Path | None = None
+    runs_of: Mapping[str, int] = field(default_factory=dict)
+
+    def runs_for(self, scenario: Scenario) -> int:
+        """How many of each system."""
+        return self.runs_of.get(scenario.name, self.runs)
 
 
 @dataclass(slots=True)
@@ -49,7 +55,7 @@ def campaign(plan: Plan, say: Callable[[str], None], attempt: Attempt = trial) -
                 results.idle.append(idle)
                 say(_idle_line(idle))
         for scenario in plan.scenarios:
-            for number in range(1, plan.runs + 1):
+            for number in range(1, plan.runs_for(scenario) + 1):
                 for system in rotated(plan.systems, number - 1):
                     for run in attempt(
                         system,
@@ -59,7 +65,7 @@ def campaign(plan: Plan, say: Callable[[str], None], attempt: Attempt = trial) -
                         keep=_folder(plan, system, scenario, number),
                     ):
                         results.runs.append(run)
-                        say(_line(run, plan.runs))
+                        say(_line(run, plan.runs_for(scenario)))
     except KeyboardInterrupt:
         results.interrupted = True
         say("interrupted: what there is follows")

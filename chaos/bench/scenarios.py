@@ -12,6 +12,9 @@ from leaseha.lab.lab import Lab
 INSIDE: Final = "inside"
 """An extra host: it is cut off together with the preferred node, and hears it as before."""
 LASTS_S: Final = 5.0
+"""Of a fault that is taken back."""
+WATCHED_S: Final = 2.0
+"""After a fault that stays; longer than the lifetime of an address that nobody renews goes on."""
 SHORT_S: Final = 1.0
 
 Act = Callable[[Lab, Pair], None]
@@ -72,7 +75,7 @@ SCENARIOS: Final = (
                 "kill",
                 "SIGKILL of the agent alone",
                 lambda _, pair: pair.kill(FIRST),
-                lasts_s=LASTS_S,
+                lasts_s=WATCHED_S,
                 alive=True,
             ),
         )
@@ -83,7 +86,7 @@ SCENARIOS: Final = (
                 "kill-all",
                 "SIGKILL of the agent and its guard",
                 lambda _, pair: pair.kill_all(FIRST),
-                lasts_s=LASTS_S,
+                lasts_s=WATCHED_S,
             ),
         )
     ),
@@ -98,9 +101,9 @@ SCENARIOS: Final = (
             Phase("thaw", "SIGCONT after 5 s", lambda _, pair: pair.thaw(FIRST), to=""),
         )
     ),
-    Scenario((Phase("death", "node death", lambda lab, _: lab.kill_host(FIRST), lasts_s=LASTS_S),)),
+    Scenario((Phase("death", "node death", lambda lab, _: lab.kill_host(FIRST), lasts_s=WATCHED_S),)),
     Scenario(
-        (Phase("carrier", "carrier lost", lambda lab, _: lab.host(FIRST).cut_carrier(), lasts_s=LASTS_S),)
+        (Phase("carrier", "carrier lost", lambda lab, _: lab.host(FIRST).cut_carrier(), lasts_s=WATCHED_S),)
     ),
     Scenario(
         (

@@ -288,6 +288,11 @@ def test_every_scenario_is_found_by_the_names_of_its_phases():
     assert command.scenarios_of("heal, silent,term") == (scenario_of("silent"), scenario_of("term"))
 
 
+def test_a_scenario_may_have_a_number_of_runs_of_its_own():
+    assert command.runs_in("3,death=30, heal=5") == (3, {"death": 30, "silent": 5})
+    assert command.runs_in("silent=2") == (10, {"silent": 2})
+
+
 def systems(*arguments: str) -> list[str]:
     return [one.name for one in command.systems_of(command.parser().parse_args(arguments))]
 
@@ -313,6 +318,8 @@ def test_each_advert_is_a_system_of_its_own_and_short_ones_need_version_3():
         ["--systems", "leaseha", "--ttl", "2s", "--renew-every", "1s,1s"],
         ["--systems", "leaseha", "--scenarios", "earthquake"],
         ["--systems", "leaseha", "--runs", "0"],
+        ["--systems", "leaseha", "--runs", "ten"],
+        ["--systems", "leaseha", "--runs", "3,earthquake=2"],
     ],
 )
 def test_what_cannot_be_meant_is_refused_in_one_line(given, capsys):

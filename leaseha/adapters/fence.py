@@ -108,6 +108,11 @@ class Fence:
         self._sets = ElementSocket()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="fence")
 
+    @property
+    def close_commands(self) -> tuple[str, ...]:
+        """nft commands that close every VIP, for whoever has no deadline to wait for."""
+        return fence_rules.closing(self.table)
+
     async def stand(self) -> None:
         """Put the fence up instead of whatever an earlier run left, without a moment in between. Raises `FenceError`.
 

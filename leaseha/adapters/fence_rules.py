@@ -104,6 +104,18 @@ def standing(table: str, cluster: str, interfaces: Sequence[str], vips: Iterable
     return text
 
 
+def closing(table: str) -> tuple[str, ...]:
+    """Commands that close every VIP of a fence that stands."""
+    sets = {
+        (place.family, place.name)
+        for rank in RANKS
+        for version in (4, 6)
+        for place in places(table, rank, version)
+    }
+    names = {number: family for family, number in FAMILIES.items()}
+    return tuple(f"flush set {names[family]} {table} {name}" for family, name in sorted(sets))
+
+
 def removing(table: str) -> str:
     """Commands that take the fence away, there or not."""
     return "".join(f"add table {family} {table}\ndelete table {family} {table}\n" for family in FAMILIES)

@@ -20,10 +20,11 @@ from leaseha.adapters.vip import VipBinder, cluster_tag
 from leaseha.config import Config, LeaseConfig, node_spec
 from leaseha.core import events, machine
 from leaseha.core.spec import NodeSpec
-from leaseha.core.values import NS_PER_MS, NS_PER_S
+from leaseha.core.values import NS_PER_S
 from leaseha.errors import InvariantBroken, LeasehaError, OperationalError
 from leaseha.runtime import report
 from leaseha.runtime.executor import Executor, Observer
+from leaseha.runtime.fencing import interface_of, put_up
 from leaseha.runtime.guarding import Guarding, charge
 from leaseha.runtime.lock import store_id
 from leaseha.runtime.operator import members_of
@@ -39,10 +40,7 @@ from leaseha.runtime.wellness import Wellness
 STALLED_NS: Final = 5 * NS_PER_S
 """A pump that has not advanced for this long (beyond its renewals) is not alive."""
 MEMBERS_EVERY_S: Final = 5.0
-LEAST_LEFT_NS: Final = 800 * NS_PER_MS
-"""A lifetime is at least 1 s, and reaches 200 ms past a deadline that is further away than this."""
 EXIT_SETTLE_S: Final = 1.0
-LIFETIMES: Final = "kernel: address lifetimes"
 
 _log = logging.getLogger("leaseha.agent")
 
@@ -76,6 +74,8 @@ class Agent:
         config = self.config
         require_rights()
         self._guard.attach(asyncio.get_running_loop())
+        # Before anything is bound, or seen of what an earlier run left bound.
+        self._fencing = await put_up(config, _warn)
         spec = self._spec()
         store = EtcdStore(make_client(config), Reach(", ".join(map(str, config.etcd.endpoints))))
         self.pump = Pump(machine.initial(spec), self._execute, self._broken)
@@ -116,14 +116,15 @@ class Agent:
         spec = node_spec(
             config, store=store, incarnation=uuid.uuid4().hex, version=__version__, address=address
         )
-        return replace(spec)
+        return replace(spec, margin_ns=self._fencing.margin_ns(config.session))
 
     async def _make_service(self, lease: LeaseConfig) -> None:
-        interface = lease.interface or self.config.node.interface
-        if interface is None:
-            interface = route.facing(lease.vips[0].ip).interface
+        interface = interface_of(self.config, lease)
         if interface not in self._binders:
-            self._binders[interface] = VipBinder(interface, self.config.cluster, warn=_warn)
+            slack_ms = self._fencing.slack_ms
+            self._binders[interface] = VipBinder(
+                interface, self.config.cluster, warn=_warn, slack_ms=slack_ms
+            )
             self._announcers[interface] = Announcer(interface)
         port = lease.repository.port if lease.repository is not None else 0
         parts = Parts(
@@ -134,15 +135,16 @@ class Agent:
             repository=await self._make_repository(lease),
             port=port,
             guard=self._guard,
-            least_left_ns=LEAST_LEFT_NS if self.config.session.ttl_ns >= NS_PER_S else 0,
+            fencing=self._fencing,
+            least_left_ns=self._fencing.least_left_ns(self.config.session),
         )
-        self._services[lease.name] = Service(parts, self._answered, self._lease_warning)
+        self._services[lease.name] = Service(parts, self._answered, self._lease_warning, self._vip_broken)
 
     def _charge(self) -> dict[str, Any]:
         """What the guard takes down if this process cannot any more."""
         parts = [service.parts for service in self._services.values()]
         vips = {str(ip): part.binder.interface for part in parts for ip in part.vips}
-        return charge(self.config, vips, cluster_tag(self.config.cluster))
+        return charge(self.config, vips, cluster_tag(self.config.cluster), self._fencing.close_commands)
 
     async def _make_repository(self, lease: LeaseConfig) -> Repository | None:
         if lease.repository is None:
@@ -210,8 +212,12 @@ class Agent:
     def _lease_warning(self, lease: str, text: str) -> None:
         _log.warning("%s", text, extra={"leaseha": {"lease": lease}})
 
+    def _vip_broken(self, lease: str, why: str) -> None:
+        self.pump.give(events.VipMissing(clock.now(), lease, why))
+
     def on_link(self, link: Link) -> None:
         """A link was found or changed: carrier checks, and announcements when it comes back."""
+        self._fencing.on_link(link.name, link.index)
         came_back = self._wellness.on_link(link)
         if came_back:
             self._doubt_all(link.name, f"link {link.name} is up again")
@@ -277,7 +283,7 @@ class Agent:
 
     def _layers(self) -> tuple[str, ...]:
         """The fence layers in force."""
-        return tuple(layer for layer in ("agent", self._guard.layer(), LIFETIMES) if layer)
+        return tuple(layer for layer in ("agent", self._guard.layer(), *self._fencing.layers) if layer)
 
     def _alive(self) -> tuple[bool, str]:
         quiet_ns = clock.now().boot_ns - self.pump.advanced_at.boot_ns
@@ -310,13 +316,13 @@ class Agent:
 
     async def _end(self, store: EtcdStore) -> None:
         """Everything off, whatever state it is in; then the rest, bounded. What is not proven off is the guard's."""
-        in_order = not self._ended.failure
+        in_order, all_off = not self._ended.failure, True
         for service in self._services.values():
             service.give_up()
             try:
                 await service.take_down()
             except (LeasehaError, OSError):
-                in_order = False
+                in_order = all_off = False
         if hasattr(self, "_executor"):
             await self._executor.settle(EXIT_SETTLE_S)
         for task in self._tasks:
@@ -332,6 +338,7 @@ class Agent:
             binder.close()
         for announcer in self._announcers.values():
             announcer.close()
+        await self._fencing.end(all_off=all_off)
         self._guard.bye() if in_order else self._guard.leave()
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from leaseha.adapters import clock
+from leaseha.adapters.fence import FenceDeadline
 from leaseha.core.effects import (
     Announce,
     BindVip,
@@ -19,7 +20,7 @@ from leaseha.core.effects import (
     UnbindVip,
 )
 from leaseha.core.values import NS_PER_S, Instant
-from leaseha.errors import OperationalError
+from leaseha.errors import FenceError, OperationalError
 from leaseha.runtime import probe
 from leaseha.runtime.lane import LaneEffect
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from leaseha.adapters.announce import Announcer
     from leaseha.adapters.rtnl import IPAddress
     from leaseha.adapters.vip import VipBinder
+    from leaseha.runtime.fencing import Fencing
 
 AGAIN_S: Final = (0.05, 0.2, 1.0, 3.0, 8.0)
 """When announcements are repeated after the first burst, s."""
@@ -69,15 +71,22 @@ class Parts:
     repository: Repository | None
     port: int
     guard: Guard
+    fencing: Fencing
     least_left_ns: int = 0
     """No address lifetime is set with less than this left: the kernel's shortest would outlast the margin."""
 
 
 class Service:
-    """One lease's service. `answered(lease, serial, ok)` is called once for each announcement."""
+    """One lease's service. `answered(lease, serial, ok)` is called once for each announcement, `broken(lease, why)`
+    when the VIP does not work here any more, `warn(lease, text)` for what an operator should know.
+    """
 
     def __init__(
-        self, parts: Parts, answered: Callable[[str, int, bool], None], warn: Callable[[str, str], None]
+        self,
+        parts: Parts,
+        answered: Callable[[str, int, bool], None],
+        warn: Callable[[str, str], None],
+        broken: Callable[[str, str], None],
     ) -> None:
         self.parts = parts
         self.deadline: Instant | None = None
@@ -86,6 +95,7 @@ class Service:
         self._token = 0
         self._answered = answered
         self._warn = warn
+        self._broken = broken
         self._asking: asyncio.Task[None] | None = None
         self._repeating: asyncio.Task[None] | None = None
         self._renewing: asyncio.Task[None] | None = None
@@ -132,6 +142,7 @@ class Service:
     def give_up(self) -> None:
         """Nothing may be served from now on (the frames that are still to come are not sent)."""
         self.deadline = None
+        self.parts.fencing.close_soon(self.parts.vips)
 
     def _until(self, told: Instant) -> Instant:
         """The newest word on the deadline; raises when it has passed."""
@@ -149,6 +160,8 @@ class Service:
         if not self._long_enough(until):
             raise OperationalError("too little is left to the deadline for an address lifetime")
         self.parts.guard.arm(self.parts.lease, self._token, until)
+        # First the fence: so the first packet that reaches the address is answered.
+        await self.parts.fencing.arm(self.parts.vips, until)
         await self.parts.binder.bind(self.parts.lease, self.parts.vips, until)
         self.bound = True
         if self.deadline is not None:  # moved on while the kernel was asked
@@ -157,8 +170,15 @@ class Service:
     async def _renew(self) -> None:
         while self.bound and (told := self.deadline) is not None:
             try:
+                await self.parts.fencing.arm(self.parts.vips, told)
                 if self._long_enough(told):
                     await self.parts.binder.renew(self.parts.lease, told)
+            except FenceDeadline as error:
+                self._warn(self.parts.lease, f"fence not renewed: {error}")
+            except FenceError as error:
+                # What was armed ends by itself; a lease that cannot be fenced here is for another node.
+                self._warn(self.parts.lease, f"fence not renewed: {error}")
+                self._broken(self.parts.lease, f"the kernel fence fails: {error}")
             except OperationalError as error:
                 self._warn(self.parts.lease, f"address lifetime not renewed: {error}")
             if told == self.deadline:
@@ -211,10 +231,22 @@ class Service:
         self.deadline = None
         self._quiet()
         try:
-            await self.parts.binder.unbind(self.parts.lease, self.parts.vips)
+            # The fence closes first, but a stalled one must not keep the address up.
+            async with asyncio.TaskGroup() as both:
+                both.create_task(self._close())
+                both.create_task(self.parts.binder.unbind(self.parts.lease, self.parts.vips))
+        except* OperationalError as errors:
+            raise OperationalError(str(errors.exceptions[0])) from errors
         finally:
             # Also when the kernel refused: that was told, and this process is not late with it.
             self.parts.guard.disarm(self.parts.lease)
+
+    async def _close(self) -> None:
+        try:
+            await self.parts.fencing.close(self.parts.vips)
+        except FenceError as error:
+            # It ends by itself; and what is unbound answers nobody.
+            self._warn(self.parts.lease, f"fence not closed before its end: {error}")
 
     def _quiet(self) -> None:
         """End what runs beside: repeated announcements, the question for the first answer."""

@@ -324,6 +324,14 @@ async def test_two_clusters_side_by_side_leave_each_other_alone(wire, binder, fe
     assert reached(wire, V4, OTHER) == [True, True]
 
 
+async def test_a_guard_closes_with_commands_for_the_library(wire, binder, fences):
+    fence = await fences()
+    await binder.bind("backups", BOTH, in_s(60))
+    await fence.arm(BOTH, in_s(30))
+    Nft().run("\n".join(fence.close_commands))
+    assert reached(wire, *BOTH) == [False, False]
+
+
 async def test_what_is_asked_for_together_is_armed_and_what_was_closed_meanwhile_is_not(wire, binder, fences):
     fence = await fences(vips=(*BOTH, OTHER))
     await binder.bind("backups", (*BOTH, OTHER), in_s(60))

@@ -86,7 +86,7 @@ TTL_MAX: Final = _found(
 MARGIN: Final = _found(
     "session.margin",
     readers.duration(20 * NS_PER_MS, NS_PER_HOUR, "20ms is the slack of the timers alone"),
-    "1.5s; 2.3s where session.ttl is below 1s",
+    "20ms; without a kernel fence 1.5s, or 2.3s where session.ttl is below 1s",
 )
 DRIFT: Final = _given("session.drift", readers.drift, "0.001")
 

@@ -91,7 +91,7 @@ class SessionConfig:
     renew_every_ns: int
     ttl_max_ns: int
     margin_ns: int
-    """What standbys add while this node holds, with address lifetimes as its weakest fence layer."""
+    """What standbys add while this node holds, where no kernel fence (leaseha.runtime.fencing) makes it less."""
     margin_given: bool
     """True: the operator set the margin, so the fence layers in force do not lower it."""
     drift_ppm: int

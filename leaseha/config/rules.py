@@ -96,7 +96,7 @@ def _timings(session: SessionConfig, faults: Faults) -> None:
         faults.warn(
             f"session.margin = {format_duration(session.margin_ns)}: address lifetimes alone are up to "
             f"{format_duration(least_ns)} late, so after a freeze of the holder two nodes may answer for the "
-            "difference, unless a finer fence is in force",
+            "difference, unless the kernel fence (nftables) is in force",
             needs=("session.margin", ttl),
         )
 

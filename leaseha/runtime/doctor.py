@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from leaseha.adapters import clock, route
+from leaseha.adapters import clock, fence, route
 from leaseha.adapters.etcd import known_bad
 from leaseha.config import Config
 from leaseha.core.records import NodeRecord, decode
 from leaseha.errors import OperationalError
 from leaseha.runtime import rights
+from leaseha.runtime.fencing import unfenced
 from leaseha.runtime.operator import ASK_TIMEOUT_S, etcd_of
 
 EVEN_NOTE = "an even number of members tolerates no more failures than one less"
@@ -27,10 +29,15 @@ class Finding:
     text: str
 
 
-def examine(config: Config, *, offline: bool) -> list[Finding]:
+def examine(
+    config: Config, *, offline: bool, why_no_fence: Callable[[], str] = fence.available
+) -> list[Finding]:
     """Everything found, the grave first. Never raises for what it finds."""
     found = [Finding(grave=False, text=warning) for warning in config.warnings]
     found += _machine(config)
+    # An account that lacks rights was told so, and can try nothing.
+    if not rights.lacking() and (why := why_no_fence()):
+        found.append(Finding(grave=False, text=unfenced(config, why)))
     if not offline:
         found += asyncio.run(_cluster(config))
     return sorted(found, key=lambda finding: not finding.grave)

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
 from leaseha.adapters import route
-from leaseha.adapters.fence import FENCE_LATENESS_MS, Fence, available
+from leaseha.adapters.fence import FENCE_LATENESS_MS, Fence, FenceDeadline, available
 from leaseha.adapters.vip import SLACK_FINER_FENCE_MS, SLACK_MS
+from leaseha.config.durations import format_duration
 from leaseha.core.values import NS_PER_MS, NS_PER_S, Instant
 from leaseha.errors import FenceError
 
@@ -34,6 +35,12 @@ def interface_of(config: Config, lease: LeaseConfig) -> str:
     return lease.interface or config.node.interface or route.facing(lease.vips[0].ip).interface
 
 
+def unfenced(config: Config, why: str) -> str:
+    """What the lack of a kernel fence means to an operator."""
+    margin = format_duration(config.session.margin_ns)
+    return f"no kernel fence: {why}; address lifetimes alone end a frozen holder, so standbys wait {margin} longer"
+
+
 async def put_up(
     config: Config, warn: Callable[[str], None], why_not: Callable[[], str] = available
 ) -> Fencing:
@@ -51,7 +58,7 @@ async def put_up(
                 fence.end()
                 fence = None
     if fence is None:
-        warn(f"no kernel fence of milliseconds, address lifetimes alone: {why}")
+        warn(unfenced(config, why))
     return Fencing(fence, interfaces, why)
 
 
@@ -63,6 +70,8 @@ class Fencing:
         self._why = why
         self._indexes = {name: _index(name) for name in interfaces}
         self._task: asyncio.Task[None] | None = None
+        self._trouble = ""
+        """Why the last arming failed."""
 
     @property
     def stands(self) -> bool:
@@ -73,7 +82,7 @@ class Fencing:
     def layers(self) -> tuple[str, ...]:
         """As `status` names them."""
         if self._fence is not None:
-            return (LAYER, LIFETIMES)
+            return (f"{LAYER} (fails: {self._trouble})" if self._trouble else LAYER, LIFETIMES)
         return (f"{LIFETIMES} alone ({self._why})",)
 
     @property
@@ -98,8 +107,16 @@ class Fencing:
 
     async def arm(self, vips: Iterable[IPAddress], deadline: Instant) -> None:
         """Open until the deadline. Raises `FenceError`."""
-        if self._fence is not None:
+        if self._fence is None:
+            return
+        try:
             await self._fence.arm(vips, deadline)
+        except FenceDeadline:
+            raise
+        except FenceError as error:
+            self._trouble = str(error)
+            raise
+        self._trouble = ""
 
     async def close(self, vips: Iterable[IPAddress]) -> None:
         """Close now. Raises `FenceError` when that is not proven."""

@@ -206,16 +206,15 @@ class Guard:
             at = now()
             if at[0] - before[0] > int(patience_ms * NS_PER_MS) + OWN_LATENESS_NS:
                 self._excused = at[0] + self.charge.grace_ns, at[1] + self.charge.grace_ns
-            gone = self._agent in ready
             end = self._listen() if ready else ""
             if end == "bye":
+                return
+            if self._agent in ready:
+                self._clean_up(f"the agent of {self.log.node} died", late=False)
                 return
             if end == "silence":
                 # It is about to end, or will be late. Its end is what its pidfd says, not this.
                 waiting.unregister(self._channel)
-            if gone:
-                self._clean_up(f"the agent of {self.log.node} died", late=False)
-                return
             late_ns = self.charge.overdue_ns(now())
             if late_ns > self.charge.grace_ns and left_ns(self._excused, now()) <= 0:
                 why = f"the agent of {self.log.node} hung, {late_ns // NS_PER_MS} ms past its deadline"
@@ -356,14 +355,12 @@ def main(argv: list[str] | None = None) -> int:
         signal.signal(number, signal.SIG_IGN)
     reading = argparse.ArgumentParser(prog="leaseha-guard", description="started by the agent, not by people")
     reading.add_argument("--fd", type=int, required=True)
-    reading.add_argument("--agent", type=int, required=True, help="pid of the agent")
+    reading.add_argument("--agent", type=int, required=True, help="pidfd of the agent")
     told = reading.parse_args(argv)
-    agent = os.pidfd_open(told.agent)
-    if os.getppid() == told.agent:
-        guard = Guard(socket.socket(fileno=told.fd), agent)
-        try:
-            guard.run()
-        except Exception as error:  # noqa: BLE001 - a person gets a sentence; the agent sees that its guard is gone
-            guard.log.say("error", f"fault in the guard, please report it: {type(error).__name__}: {error}")
-            return 1
+    guard = Guard(socket.socket(fileno=told.fd), told.agent)
+    try:
+        guard.run()
+    except Exception as error:  # noqa: BLE001 - a person gets a sentence; the agent sees that its guard is gone
+        guard.log.say("error", f"fault in the guard, please report it: {type(error).__name__}: {error}")
+        return 1
     return 0

@@ -43,6 +43,7 @@ sys.path.insert(0, sys.argv.pop(1))
 from leaseha.runtime.guard import main
 sys.exit(main())
 """
+DEAF: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 _MESSAGE_MAX: Final = 65536
 
 _log = logging.getLogger("leaseha.guard")
@@ -78,7 +79,8 @@ class Guarding:
     It inherits the lock of the agent: another agent of this node begins when the guard has cleaned up, not before.
     """
 
-    def __init__(self, cluster: str, lock: AgentLock) -> None:
+    def __init__(self, cluster: str, lock: AgentLock, *, pulse_s: float = PULSE_S) -> None:
+        self._pulse_s = pulse_s
         self._cluster = cluster
         self._lock = lock
         self._mark = uuid.uuid4().hex
@@ -94,6 +96,7 @@ class Guarding:
         """Those whose newest deadline was not told yet."""
         self._flushing = False
         self._unanswered = 0
+        self._ready = False
         self._started_s = 0.0
         self._release: str | None = None
         """Why the guard could not free anything in etcd; empty if it could, None while nobody knows."""
@@ -104,17 +107,25 @@ class Guarding:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         root = str(Path(__file__).parents[2])
-        with theirs:
-            arguments = [root, "--fd", str(theirs.fileno()), "--agent", str(os.getpid())]
+        myself = os.pidfd_open(os.getpid())
+        # Blocked in the guard from its first instruction on: it ignores them, once it has come so far.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, DEAF)
+        try:
+            ends = ("--fd", str(theirs.fileno()), "--agent", str(myself))
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-E", "-c", _START, *arguments],
+                [sys.executable, "-I", "-S", "-E", "-c", _START, root, *ends],
                 stdin=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), self._lock.fd),
+                pass_fds=(theirs.fileno(), myself, self._lock.fd),
                 env={name: value for name, value in os.environ.items() if name != MARK},
                 start_new_session=True,  # a signal for the terminal's group is not for it
             )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            theirs.close()
+            os.close(myself)
         self._channel = ours
         self._unanswered = 0
+        self._ready = False
         self._release = None
         return ours
 
@@ -123,7 +134,7 @@ class Guarding:
         self._loop = loop
         if self._channel is not None:
             loop.add_reader(self._channel, self._hear)
-        self._timer = loop.call_later(PULSE_S, self._pulse)
+        self._timer = loop.call_later(self._pulse_s, self._pulse)
 
     @property
     def pid(self) -> int:
@@ -132,7 +143,7 @@ class Guarding:
 
     def layer(self) -> str:
         """How `status` names it; empty while there is none."""
-        if self._channel is None:
+        if self._channel is None or not self._ready:
             return ""
         if self._release:
             return f"guard (frees nothing after a crash: {self._release})"
@@ -226,7 +237,9 @@ class Guarding:
                 self._lost("it died")
                 return
             message = json.loads(data)
-            if message["say"] == "pong":
+            if message["say"] == "ready":
+                self._ready = True
+            elif message["say"] == "pong":
                 self._unanswered = 0
             elif message["say"] == "release":
                 self._heard_of_etcd(message["why"])
@@ -243,7 +256,7 @@ class Guarding:
     def _pulse(self) -> None:
         if self._loop is None:
             return
-        self._timer = self._loop.call_later(PULSE_S, self._pulse)
+        self._timer = self._loop.call_later(self._pulse_s, self._pulse)
         if self._unanswered >= MISSED_MAX:
             self._lost("it hangs")
         else:

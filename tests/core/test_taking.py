@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from leaseha.core import events, records, taking
-from leaseha.core.records import ClaimRecord, Hold, InsyncRecord, Life, Record, SessionRecord
+from leaseha.core.records import ClaimRecord, Hold, InsyncRecord, Kind, Life, Record, SessionRecord
 from leaseha.core.spec import LeaseSpec
 from leaseha.core.state import Draft, Role, Way
 from leaseha.core.values import NS_PER_S
@@ -108,6 +108,20 @@ def test_a_lease_that_is_seen_to_become_free_is_taken_at_once() -> None:
     world.run(0.1)
 
     assert world.holders() == ["b"]
+
+
+def test_what_a_guard_has_freed_was_no_release_but_a_failover_for_its_reason() -> None:
+    """T12, then T5: nobody asked for this move, and the history says so."""
+    world = found(HELD, LIVE)
+    world.run(1)
+    freed = replace(FREE, kind=Kind.FAILOVER, reason="the agent of x died")
+    put(world, records.claim_key("l"), freed)
+    world.run(0.1)
+    claim = world.claim()
+
+    assert world.holders() == ["b"]
+    assert claim is not None
+    assert (claim.kind, claim.reason, claim.from_node) == ("failover", "the agent of x died", "x")
 
 
 def test_a_session_that_was_found_dead_is_waited_for_ttl_max() -> None:

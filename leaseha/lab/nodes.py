@@ -86,7 +86,7 @@ class AgentNode:
         os.kill(self.pid, signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL to the agent alone; what it started is left to itself. Returns when the agent is gone."""
+        """SIGKILL to the agent alone; its guard sees to the rest. Returns when the agent is gone."""
         os.kill(self.pid, signal.SIGKILL)
         self.wait()
 

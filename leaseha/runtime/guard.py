@@ -274,18 +274,13 @@ class Guard:
             return
         off_ms = (time.monotonic_ns() - began_ns) / NS_PER_MS
         if trouble:
-            self.log.say("error", f"{why}; nothing is freed, others wait out the ttl: {trouble}")
-            return
-        freed, trouble = self._free(why, began_ns)
-        all_ms = (time.monotonic_ns() - began_ns) / NS_PER_MS
-        times = f"off after {off_ms:.1f} ms, written after {all_ms:.1f} ms"
-        if trouble:
-            text = f"{why}; everything is off, but not freed, others wait out the ttl: {trouble} ({times})"
+            text = f"{why}; not everything is proven off, so nothing is freed, others wait out the ttl: {trouble}"
             self.log.say("error", text)
-        elif freed:
-            self.log.say("warning", f"{why}; everything is off and freed: {', '.join(freed)} ({times})")
-        else:
-            self.log.say("info", f"{why}; it held nothing, its session is closed ({times})")
+            return
+        said = self._free(why, began_ns)
+        all_ms = (time.monotonic_ns() - began_ns) / NS_PER_MS
+        text = f"{why}; everything is off, {said} (off after {off_ms:.1f} ms, written after {all_ms:.1f} ms)"
+        self.log.say("warning", text)
 
     def _take_down(self) -> str:
         """Everything off, whatever of it fails; the first thing that is not proven, empty if all is."""
@@ -332,21 +327,27 @@ class Guard:
     def _end_children(self) -> None:
         kill_marked(self.charge.told["mark"])
 
-    def _free(self, why: str, began_ns: int) -> tuple[list[str], str]:
-        """(leases that are free now, what went wrong); tried until others have waited long enough anyway."""
+    def _free(self, why: str, began_ns: int) -> str:
+        """T12, tried until others have waited long enough anyway; what came of it, in words."""
         closing = self.charge.closing()
         end_ns = began_ns + self.charge.told["release_ns"]
         text = f"{why}, and its guard let go of everything"
         trouble = "etcd has no JSON gateway here"
         while closing is not None and time.monotonic_ns() < end_ns:
             try:
-                return closing.write(self.charge.traces, text, began_ns, end_ns), ""
+                freed = closing.write(self.charge.traces, text, began_ns, end_ns)
             except Settled as end:
-                return [], str(end)
+                return f"and {end}"
             except (OSError, Unknown, ValueError, KeyError, TypeError) as error:
                 trouble = str(error) or type(error).__name__
+            else:
+                return (
+                    f"and freed: {', '.join(freed)}"
+                    if freed
+                    else "it held nothing, and its session is closed"
+                )
             select.select([], [], [], PAUSE_S)
-        return [], trouble
+        return f"but nothing is freed, others wait out the ttl: {trouble}"
 
 
 def main(argv: list[str] | None = None) -> int:

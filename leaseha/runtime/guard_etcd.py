@@ -218,7 +218,7 @@ class Closing:
             record = record_of(own) if own else {}
             life = record.get("life", "gone")
             if own is None or life not in ("live", "closed"):
-                raise Settled(f"the session is {life}: others take over, or wait")
+                raise Settled(f"its session is {life} already")
             if life == "closed" and not claims:
                 return freed
             mine = list(claims.items())[:BATCH]

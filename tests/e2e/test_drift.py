@@ -95,8 +95,10 @@ def test_a_host_that_claims_the_vip_is_answered_with_announcements_and_a_warning
 def test_a_restarted_agent_removes_its_leftovers_and_serves_through_the_protocol_only(lab: Lab):
     old, after = token(lab), len(log_of(lab, FIRST))
     with never_two(lab):
-        lab.nodes[FIRST].kill()
-        assert as_bound(lab, FIRST, lab.vip), "what a killed agent leaves is the premise of this test"
+        lab.nodes[FIRST].kill_tree()
+        assert as_bound(lab, FIRST, lab.vip), (
+            "what an agent leaves that was killed with its guard is the premise of this test"
+        )
         lab.start_node(FIRST)
         wait_logged(lab, FIRST, "removed a leftover of an earlier run", lab.vip, after=after)
         gone_ns = lab.settle()

@@ -169,7 +169,7 @@ def test_a_repository_ends_with_its_agent_however_that_ends(lab: Lab):
     pid = repository_pid(lab, FIRST)
     lab.nodes[FIRST].kill()
     wait_until("the repository is gone", lambda: not Path(f"/proc/{pid}").exists(), 5)
-    assert not lab.nodes[FIRST].pids()
+    wait_until("and all the rest, the guard last", lambda: not lab.nodes[FIRST].pids(), 5)
 
 
 def test_a_full_disk_refuses_the_upload_keeps_the_rest_and_moves_nothing(lab: Lab):

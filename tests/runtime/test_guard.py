@@ -395,7 +395,7 @@ async def test_when_the_agent_is_killed_everything_goes_and_then_the_claim_is_fr
     assert [pid for pid in leavers if not zombie(pid)] == []
     until("the guard has ended", lambda: zombie(guard))
     assert (
-        "WARNING node1: guard: the agent of node1 died; everything is off and freed: l"
+        "WARNING node1: guard: the agent of node1 died; everything is off, and freed: l"
         in body.log.read_text()
     )
 
@@ -487,7 +487,7 @@ async def test_an_address_that_it_cannot_take_off_keeps_it_from_freeing_anything
         kernel.delete([foreign])
 
     assert not await freed(etcd, session)
-    assert f"nothing is freed, others wait out the ttl: {VIP} is still on lo" in body.log.read_text()
+    assert f"so nothing is freed, others wait out the ttl: {VIP} is still on lo" in body.log.read_text()
 
 
 @pytest.mark.netns

@@ -43,6 +43,8 @@ class Run:
     """The longest silence that the client met."""
     lost_ms: float = 0.0
     """All its silences added up."""
+    unanswered: int = 0
+    """Probes of the client (one a ms) that nobody ever answered. A silence without any is lateness, of whomever."""
     answering_ms: float = 0.0
     """Two nodes answered: by the client, by a prober that asks each node by MAC, by ARP; from the client's side."""
     answering_inside_ms: float = 0.0

@@ -19,10 +19,11 @@ _YARDSTICK: Final = "keepalived"
 
 GAPS_INTRO: Final = """\
 What the client missed, in ms: the longest silence of each run, seen by a prober that asks each millisecond. p95 is by
-nearest rank (of fewer than 20 runs it is the worst). *of N* appears where runs are missing that ended wrong, see below.
-The last columns divide by keepalived's gap in the same campaign: ratio of the medians, and in brackets the median of
-the quotients of runs that followed each other; a dash where keepalived's
-median is below 5 ms: its node that goes on answering, as after SIGKILL and SIGSTOP, makes no gap, but two nodes."""
+nearest rank (of fewer than 20 runs it is the worst). *Unanswered*: probes that got no answer at all, median / max;
+where it is 0, a silence of a few ms was lateness, of the nodes or of the machine. *of N* appears where runs are missing
+that ended wrong, see below. The last columns divide by keepalived's gap in the same campaign: ratio of the medians, and
+in brackets the median of the quotients of runs that followed each other; a dash where keepalived's median is below 5 ms:
+its node that goes on answering, as after SIGKILL and SIGSTOP, makes no gap, but two nodes."""
 
 TWO_INTRO: Final = """\
 For how long two nodes answered on the address, in ms: median / max of all runs; a single 0 where it was 0 in all.
@@ -33,7 +34,8 @@ that the figure is only how long was looked. A node with the address bound may b
 
 IDLE_INTRO: Final = """\
 Nothing happens for {seconds:.0f} s, and no instrument runs. All processes of a node together; CPU in % of one core;
-etcd itself is not counted. PSS shares what processes have in common: two nodes on one machine flatter it."""
+etcd itself is not counted, and what is written to it comes from both nodes together. PSS shares what processes have in
+common: two nodes on one machine flatter it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +116,23 @@ def _rows(runs: Sequence[Run]) -> list[tuple[str, str, list[Run]]]:
 def gaps_table(runs: Sequence[Run]) -> str:
     """Of the client's gaps."""
     peers = [who for who in in_order([run.system for run in runs]) if who.startswith(_YARDSTICK)]
-    heads = ["scenario", "system", "runs", "min", "median", "p95", "max", *(f"/ {who}" for who in peers)]
+    heads = [
+        "scenario",
+        "system",
+        "runs",
+        "min",
+        "median",
+        "p95",
+        "max",
+        "unanswered",
+        *(f"/ {who}" for who in peers),
+    ]
     lines = [_line(heads), _line(["---"] * len(heads))]
     for scenario, system, mine in _rows(runs):
         good = [run.gap_ms for run in mine if run.good]
         count = str(len(mine)) if len(good) == len(mine) else f"**{len(good)} of {len(mine)}**"
-        cells = [_TEXT[scenario], system, count, *_four(spread(good))]
+        lost = _middle_and_most([float(run.unanswered) for run in mine if run.good])
+        cells = [_TEXT[scenario], system, count, *_four(spread(good)), lost]
         for who in peers:
             own = system.startswith(_YARDSTICK)
             cells.append("" if own else _ratio_cell(mine, chosen(runs, scenario, who)))
@@ -137,7 +150,11 @@ def _ratio_cell(ours: Sequence[Run], theirs: Sequence[Run]) -> str:
     found = ratio(ours, theirs)
     if found is None or found.of_medians is None:
         return "-"
-    return f"{found.of_medians:.2f}" + ("" if found.of_pairs is None else f" ({found.of_pairs:.2f})")
+    return _quotient(found.of_medians) + ("" if found.of_pairs is None else f" ({_quotient(found.of_pairs)})")
+
+
+def _quotient(value: float) -> str:
+    return "<0.01" if 0 < value < 0.005 else f"{value:.2f}"
 
 
 def two_table(runs: Sequence[Run]) -> str:
@@ -225,4 +242,6 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _ms(value: float) -> str:
+    if 0 < value < 0.05:
+        return "<0.1"
     return f"{value:.1f}" if 0 < value < 10 else f"{value:.0f}"

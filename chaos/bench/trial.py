@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -14,6 +15,7 @@ from chaos.bench.scenarios import INSIDE, Phase, Scenario
 from chaos.bench.systems import FIRST, OTHER, Pair, System
 from leaseha.errors import LabError
 from leaseha.lab.lab import Lab
+from leaseha.lab.recording import Kind, Record
 from leaseha.lab.timeline import MS, total_ms
 
 STEP_S: Final = 30.0
@@ -25,6 +27,8 @@ AFTER_S: Final = 3.0
 AFTER_END_S: Final = 60.0
 """A fault's end is looked at until all is calm, at most so long: keepalived has flapped for 8 s after a thaw, and the
 kernel of a client keeps a wrong neighbour for up to 50 s after a heal, if nobody announces."""
+ON_ITS_WAY_NS: Final = 50 * MS
+"""A probe sent so shortly before the end of the looking may have its answer yet to come."""
 _POLL_S: Final = 0.05
 
 
@@ -130,6 +134,7 @@ def _measured(lab: Lab, eyes: Eyes, run: Run, began_ns: int, ended_ns: int) -> R
         run,
         gap_ms=max((one.ms for one in gaps), default=0.0),
         lost_ms=total_ms(gaps),
+        unanswered=unanswered(lab.prober.records(), began_ns, ended_ns - ON_ITS_WAY_NS),
         answering_ms=outside,
         answering_inside_ms=inside,
         answering_local_ms=local,
@@ -139,6 +144,17 @@ def _measured(lab: Lab, eyes: Eyes, run: Run, began_ns: int, ended_ns: int) -> R
         holder=_last(lab, ended_ns),
         phase_ms=(ended_ns - began_ns) / MS,
     )
+
+
+def unanswered(records: Iterable[Record], start_ns: int, end_ns: int) -> int:
+    """Probes sent in the window that have no answer, early or late."""
+    sent, answered = set(), set()
+    for record in records:
+        if record.kind is Kind.SENT and start_ns <= record.t_ns <= end_ns:
+            sent.add(record.number)
+        elif record.kind is Kind.ANSWER:
+            answered.add(record.number)
+    return len(sent - answered)
 
 
 def bound_at(lab: Lab, at_ns: int) -> list[str]:

@@ -24,8 +24,10 @@ from chaos.bench.report import About, as_json, as_markdown, from_json
 from chaos.bench.runner import Plan, Results, campaign, rotated
 from chaos.bench.scenarios import PHASES, SCENARIOS, Scenario, scenario_of
 from chaos.bench.systems import FIRST, OTHER
+from chaos.bench.trial import unanswered
 from leaseha.config.durations import parse_duration
 from leaseha.errors import LabError
+from leaseha.lab.recording import Kind, Record
 
 SVG = "{http://www.w3.org/2000/svg}"
 ABOUT = About(
@@ -120,6 +122,13 @@ def test_memory_and_cpu_of_processes_are_added_up_and_one_that_ended_counts_noth
     assert found.processes == 2
     assert found.rss_kib >= found.pss_kib > 10_000
     assert found.cpu_s > 0.1
+
+
+def test_a_late_answer_is_an_answer_and_none_is_none():
+    sent = [Record(Kind.SENT, 255, 0, number, number * 10) for number in range(1, 7)]
+    answers = [Record(Kind.ANSWER, 0, 0, 2, 21), Record(Kind.ANSWER, 1, 0, 3, 900)]
+
+    assert unanswered([*sent, *answers], 20, 50) == 2
 
 
 # What is written

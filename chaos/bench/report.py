@@ -22,8 +22,8 @@ What the client missed, in ms: the longest silence of each run, seen by a prober
 nearest rank (of fewer than 20 runs it is the worst). *Unanswered*: probes that got no answer at all, median / max;
 where it is 0, a silence of a few ms was lateness, of the nodes or of the machine. *of N* appears where runs are missing
 that ended wrong, see below. The last columns divide by keepalived's gap in the same campaign: ratio of the medians, and
-in brackets the median of the quotients of runs that followed each other; a dash where keepalived's median is below 5 ms:
-its node that goes on answering, as after SIGKILL and SIGSTOP, makes no gap, but two nodes."""
+in brackets the median of the quotients of runs that followed each other; a dash where keepalived's median is less than
+5 ms: its node that goes on answering, as after SIGKILL and SIGSTOP, makes no gap, but two nodes."""
 
 TWO_INTRO: Final = """\
 For how long two nodes answered on the address, in ms: median / max of all runs; a single 0 where it was 0 in all.

@@ -14,7 +14,7 @@ from leaseha.adapters.etcd import known_bad
 from leaseha.config import Config
 from leaseha.core.records import NodeRecord, decode
 from leaseha.errors import OperationalError
-from leaseha.runtime import rights
+from leaseha.runtime import guarding, rights
 from leaseha.runtime.fencing import unfenced
 from leaseha.runtime.operator import ASK_TIMEOUT_S, etcd_of
 
@@ -39,7 +39,10 @@ def examine(
     if not rights.lacking() and (why := why_no_fence()):
         found.append(Finding(grave=False, text=unfenced(config, why)))
     if not offline:
-        found += asyncio.run(_cluster(config))
+        cluster = asyncio.run(_cluster(config))
+        found += cluster
+        if not any(finding.grave for finding in cluster):
+            found += _guard(config)
     return sorted(found, key=lambda finding: not finding.grave)
 
 
@@ -115,6 +118,19 @@ async def _cluster(config: Config) -> list[Finding]:
         if record is not None:
             found += _against(config, record)
     return found
+
+
+def _guard(config: Config) -> list[Finding]:
+    """Whether a guard could free in etcd what its agent died with: it goes another way than the agent."""
+    why = guarding.cannot_free(config, ASK_TIMEOUT_S)
+    if not why:
+        return []
+    text = f"a guard could free nothing after a crash, which would then take a ttl: {why}"
+    if config.etcd.user is None:
+        text += (
+            " (etcd's JSON gateway knows no users by certificate: etcd.user and etcd.password_file name one)"
+        )
+    return [Finding(grave=False, text=text)]
 
 
 def _against(config: Config, other: NodeRecord) -> list[Finding]:

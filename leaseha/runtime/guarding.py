@@ -24,6 +24,8 @@ from typing import Any, Final
 from leaseha.config import Config
 from leaseha.core import trace
 from leaseha.core.values import NS_PER_MS, NS_PER_S, Instant
+from leaseha.runtime.guard_etcd import Closing, Gateway
+from leaseha.runtime.guard_kernel import Unknown
 from leaseha.runtime.lock import AgentLock
 
 MARK: Final = "LEASEHA_AGENT"
@@ -303,6 +305,16 @@ class Guarding:
         for lease, (_, deadline) in list(self._armed.items()):
             self._send(self._arming([lease], deadline))
         _log.info("another guard (pid %d) knows everything", self.pid)
+
+
+def cannot_free(config: Config, timeout_s: float) -> str:
+    """Why a guard could not write to etcd, by trying to read as it would; empty if it could. Blocks."""
+    told = charge(config, {}, 0)
+    try:
+        Closing(Gateway(told["etcd"]), told["prefix"], 0, told["leases"]).read(timeout_s)
+    except (Unknown, OSError, ValueError) as error:
+        return str(error)
+    return ""
 
 
 def begin(config: Config) -> Guarding:

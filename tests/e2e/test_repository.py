@@ -1,5 +1,6 @@
 """Backups through the VIP: real restic, a holder that dies in the middle, a repository that dies alone."""
 
+import contextlib
 import filecmp
 import hashlib
 import http.client
@@ -70,9 +71,15 @@ def ask(lab: Lab, method: str, path: str, body: bytes | None = None, host: str =
     return lab.client.call(exchange)
 
 
+def command_of(pid: int) -> bytes:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
+
+
 def repository_pid(lab: Lab, name: str) -> int:
-    """The repository's process on a node, beside the agent's."""
-    (found,) = set(lab.nodes[name].pids()) - {lab.nodes[name].pid}
+    """The repository's process on a node, beside the agent's and its guard's."""
+    (found,) = [pid for pid in lab.nodes[name].pids() if b"leaseha.repository" in command_of(pid)]
     return found
 
 

@@ -1,6 +1,5 @@
 """Leases of 300 ms under the kernel fence: whoever is frozen or killed is silent by the millisecond."""
 
-import json
 import sys
 from collections.abc import Iterator
 
@@ -14,6 +13,7 @@ from tests.e2e.cluster import (
     holding,
     never_two,
     only_one_answers,
+    standing_by,
     told,
     wait_until,
     whole,
@@ -26,6 +26,10 @@ SHORT = {
     "lease": {LEASE: {"hold_down": "1s", "flap_budget": 60}},
 }
 TABLES = "import sys; from leaseha.adapters.nft import Nft; sys.stdout.write(Nft().run('list tables'))"
+LIBRARY = (
+    "import sys; from leaseha.adapters.nft import LIBRARY, load_library; load_library(LIBRARY); "
+    "sys.stdout.write(next(line.split()[-1] for line in open('/proc/self/maps') if 'libnftables' in line))"
+)
 LOADED_MS = 1000
 """Added to each bound: these machines do other things as well."""
 
@@ -103,22 +107,21 @@ def test_a_fence_that_someone_flushed_stands_again_and_the_service_goes_on(lab: 
     assert told(lab, SECOND, "status")["leases"][LEASE]["holder"] == FIRST
 
 
-def test_a_node_without_the_library_goes_by_address_lifetimes_and_says_so(lab: Lab):
-    """Where libnftables cannot be loaded, from a copy of the process's view without it."""
-    code = (
-        "import asyncio, json, sys\n"
-        "from pathlib import Path\n"
-        "from leaseha.config import load\n"
-        "from leaseha.runtime.fencing import put_up\n"
-        "said = []\n"
-        "config = load(Path(sys.argv[1]), environ={})\n"
-        "fencing = asyncio.run(put_up(config, said.append, lambda: 'libnftables.so.1 is missing'))\n"
-        "margin_ns = fencing.margin_ns(config.session)\n"
-        "sys.stdout.write(json.dumps([fencing.stands, fencing.layers, margin_ns, said]))\n"
+def test_a_node_without_the_library_goes_by_address_lifetimes_and_its_standby_waits_for_them(lab: Lab):
+    library = lab.host(FIRST).run([sys.executable, "-c", LIBRARY]).stdout
+    agent = lab.nodes[FIRST]
+    agent.stop()
+    hide = f"mount --bind /dev/null {library} && exec {sys.executable} -m leaseha run --config {agent.config}"
+    agent.start(program=("unshare", "--mount", "sh", "-c", hide))
+    holding(lab, FIRST)
+    standing_by(lab, FIRST, SECOND)
+    found = agent.status()
+    assert found["fence_layers"][-1].startswith(
+        "kernel: address lifetimes alone (libnftables.so.1 is missing"
     )
-    done = lab.host(SECOND).run([sys.executable, "-c", code, str(lab.nodes[SECOND].config)])
-    stands, layers, margin_ns, said = json.loads(done.stdout)
-    assert not stands
-    assert layers == ["kernel: address lifetimes alone (libnftables.so.1 is missing)"]
-    assert margin_ns == 2_300_000_000
-    assert "libnftables.so.1 is missing" in said[0]
+    assert found["session"]["margin_s"] == 2.3
+    assert "leaseha_" not in tables(lab, FIRST)
+    with never_two(lab) as began_ns:
+        agent.kill_tree()
+        lab.prober.wait_for_answer(by=SECOND, after_ns=began_ns)
+        only_one_answers(lab, SECOND)

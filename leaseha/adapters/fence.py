@@ -12,6 +12,9 @@ armed anew with less. Only two freezes, one within each of two system calls of t
 The kernel counts in jiffies (1 to 10 ms) and rounds down: an element ends up to two of them early. A timeout
 below one jiffy would be none at all, and the VIP open for ever: so with less than `LEAST_LEFT_MS` it stays closed.
 
+Jiffies run at the rate of CLOCK_MONOTONIC, which an NTP daemon may slow by up to 10 % to correct an offset: against
+CLOCK_MONOTONIC_RAW that is seen from one arming to the next, and timeouts are that much shorter.
+
 Not promised: that nobody else takes the tables away. `nft flush ruleset` does; the next arming puts them back.
 """
 
@@ -31,7 +34,8 @@ from leaseha.adapters.nfset import Elements, ElementSocket, SetName, element_hea
 from leaseha.adapters.nft import Load, Nft, load_library
 from leaseha.adapters.rtnl import IPAddress
 from leaseha.adapters.vip import cluster_tag
-from leaseha.core.values import NS_PER_MS, Instant
+from leaseha.core.deadline import PPM
+from leaseha.core.values import NS_PER_MS, NS_PER_S, Instant
 from leaseha.errors import FenceError
 
 FENCE_LATENESS_MS: Final = 20
@@ -41,6 +45,8 @@ ARM_SLACK_MS: Final = 8
 LEAST_LEFT_MS: Final = 20
 """Two of the longest jiffies there are (100 Hz)."""
 ARM_TRIES: Final = 4
+SLOWEST_PPM: Final = 900_000
+"""The kernel lets nobody slow its clocks further."""
 CHUNK: Final = 250
 """VIPs in one transaction: their messages fit into a socket's default buffer."""
 
@@ -100,6 +106,9 @@ class Fence:
         self._standing = False
         self._armed: dict[IPAddress, Instant] = {}
         """Until when each VIP was last armed; known to the thread only."""
+        self._rate_ppm = PPM
+        """How fast jiffies run against the raw clock, at most as fast; as last seen, over `_rate_since` to then."""
+        self._rate_since = now()
         self._due: dict[IPAddress, Instant] = {}
         self._flushing: asyncio.Task[dict[IPAddress, FenceError]] | None = None
         self._flush_next: asyncio.Task[dict[IPAddress, FenceError]] | None = None
@@ -270,7 +279,7 @@ class Fence:
         # Twice: before Linux 6.4 an element may end between its addition and its removal in one transaction.
         for _ in range(2):
             before = self._now()
-            left_ms = (deadline.left_ns(before) - shorter_ns) // NS_PER_MS
+            left_ms = (deadline.left_ns(before) - shorter_ns) * self._rate(before) // PPM // NS_PER_MS
             if left_ms < LEAST_LEFT_MS:
                 self._close(vips)
                 raise FenceDeadline(f"closed: {left_ms} ms are left to the deadline, too few")
@@ -282,6 +291,15 @@ class Fence:
         if code:
             raise FenceError(f"the fence could not be armed: {os.strerror(code)}")
         return -before.left_ns(self._now()) - shorter_ns
+
+    def _rate(self, now: Instant) -> int:
+        """In millionths; looked at over 50 ms to 10 s, so that it is neither noise nor history."""
+        raw_ns, boot_ns = now.raw_ns - self._rate_since.raw_ns, now.boot_ns - self._rate_since.boot_ns
+        if raw_ns > 50 * NS_PER_MS:
+            known = raw_ns < 10 * NS_PER_S
+            self._rate_ppm = min(PPM, max(SLOWEST_PPM, boot_ns * PPM // raw_ns)) if known else PPM
+            self._rate_since = now
+        return self._rate_ppm
 
     def _living(self) -> dict[IPAddress, Instant]:
         now = self._now()

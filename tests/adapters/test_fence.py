@@ -288,6 +288,24 @@ async def test_a_process_that_wakes_after_the_deadline_closes_at_once(wire, bind
     assert reached(wire, V4) == [False]
 
 
+async def test_while_an_ntp_daemon_slows_the_clock_that_timeouts_run_by_they_are_shorter(
+    wire, binder, fences
+):
+    """Against the other clock, by which the deadline may pass first: here by 8 %, as chrony does at most."""
+    begin = clock.now()
+
+    def slowed() -> Instant:
+        now = clock.now()
+        return Instant(begin.boot_ns + (now.boot_ns - begin.boot_ns) * 92 // 100, now.raw_ns)
+
+    fence = await fences(now=slowed)
+    await fence.arm([V4], in_s(30))
+    later = in_s(0.1)
+    await until(lambda: later.wait_over(clock.now()), 5, "a renewal later")
+    await fence.arm([V4], in_s(20))
+    assert "timeout 18s" in Nft().run(f"list set inet {fence.table} one4")
+
+
 async def test_too_little_time_opens_nothing_least_of_all_for_ever(wire, binder, fences):
     """The kernel takes a timeout below one jiffy as none at all."""
     fence = await fences()

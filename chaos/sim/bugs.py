@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from chaos.sim import guard
+from chaos.sim.guard import Guard
 from chaos.sim.node import Node
 from chaos.sim.options import Options
 from leaseha.core import (
@@ -336,6 +338,45 @@ def _compacting(options: Options) -> None:
     options.ttl_max_ns = 3 * options.ttl_ns
 
 
+def _guard_before_off() -> list[Patch]:
+    good = Guard._take_down
+
+    def _take_down(self: Guard) -> None:
+        if self.may_free([]):
+            self._soon(self._read)
+        self._world.after(300 * NS_PER_MS, lambda: good(self))
+
+    return [(Guard, "_take_down", _take_down)]
+
+
+def _guard_by_channel() -> list[Patch]:
+    return [(guard, "silent", lambda node: Guard(node).clean_up())]
+
+
+def _guard_in_doubt() -> list[Patch]:
+    return [(Guard, "may_free", lambda self, unknown: self._session != 0)]
+
+
+def _stubborn(options: Options) -> None:
+    options.failing_effects = 0.3
+
+
+def _guard_uncompared() -> list[Patch]:
+    good = transactions.t12_close
+
+    def t12_close(session: int, mod: int, record: SessionRecord, items: Any = ()) -> Txn:
+        txn = good(session, mod, record, items)
+        return replace(txn, compares=())
+
+    return [(transactions, "t12_close", t12_close)]
+
+
+def _late_closing(options: Options) -> None:
+    options.late_kinds, options.late_kind = ("T12",), 0.7
+    options.late_max_ns = 6 * options.ttl_ns
+    options.faults = {"crash": 4, "restart": 5, "switchover": 1}
+
+
 def _with(**faults: float) -> Callable[[Options], None]:
     return lambda options: options.faults.update(faults)
 
@@ -388,6 +429,13 @@ BUGS: Final[tuple[Bug, ...]] = (
     Bug("rewound", "a restored etcd is believed", "restore", _rewound_believed),
     Bug("stale-intent", "an intent for an older token is obeyed", "mixed", _any_intent, _with(stale_intent=3)),
     Bug("hold-down", "failback without the hold-down", "crash", _no_hold_down),
+    Bug("guard-early", "the guard writes *free* before the address is off", "guard", _guard_before_off, _with(crash=3)),
+    Bug(
+        "guard-channel", "the guard takes a closed channel for the agent's end", "guard",
+        _guard_by_channel, _with(hush=4),
+    ),
+    Bug("guard-doubt", "the guard frees what it could not take off", "guard", _guard_in_doubt, _stubborn),
+    Bug("guard-late", "T12 without its compares, applied late", "guard", _guard_uncompared, _late_closing),
     Bug("watch-compacted", "the watch is not resumed after a compaction", "hands", _watch_ends, _compacting),
 )  # fmt: skip
 BY_NAME: Final = {bug.name: bug for bug in BUGS}

@@ -23,9 +23,11 @@ PROFILES: Final = (
     "tight",
     "wiped",
     "swarm",
+    "guard",
 )
-SHARP: Final = PROFILES[-4:]
+SHARP: Final = PROFILES[-5:-1]
 """What every eighth seed is drawn from: runs in which one thing is judged to the millisecond, or rare."""
+_COMMON: Final = PROFILES[:-5]
 
 
 @dataclass(slots=True)
@@ -86,6 +88,10 @@ _FAULTS: Final[dict[str, dict[str, float]]] = {
     "insync": {"copies": 6, "kill": 0.5, "restart": 1, "cut": 0.5, "heal": 1.5, "switchover": 0.5},
     "takeover": {},
     "swarm": {},
+    "guard": {
+        "crash": 1.5, "hang": 0.7, "hush": 0.5, "restart": 2, "kill": 0.2, "cut": 0.4, "heal": 1, "switchover": 0.4,
+        "ttl": 0.3, "drop_session": 0.2, "stop": 0.2,
+    },
     "tight": {
         "freeze": 1, "kill": 0.5, "restart": 1.5, "cut": 1, "heal": 2, "switchover": 0.5, "ttl": 0.5, "unkeep": 0.5,
         "drop_session": 0.2,
@@ -102,9 +108,11 @@ _FAULTS: Final[dict[str, dict[str, float]]] = {
 def drawn(seed: int, profile: str = "") -> Options:
     """The options of a seed; a profile that is given is kept, else the seed chooses it too."""
     chance = random.Random(f"options {seed}")
-    chosen = profile or chance.choices(PROFILES[:-4], weights=(4, 1, 1, 2, 2, 2, 1, 1, 1, 1))[0]
+    chosen = profile or chance.choices(_COMMON, weights=(4, 1, 1, 2, 2, 2, 1, 1, 1, 1))[0]
     if not profile and seed % 8 == 0:
         chosen = chance.choice(SHARP)
+    if not profile and seed % 8 == 4:
+        chosen = "guard"
     ttl_ns = chance.choice((300, 500, 1000, 1000, 2000)) * NS_PER_MS
     options = Options(seed, chosen)
     options.nodes = chance.choice((2, 3, 3, 4))
@@ -141,6 +149,10 @@ def _steer(options: Options, chance: random.Random) -> None:
         options.freeze_steps = chance.choice((0.0, 0.002, 0.01))
     if options.profile == "mixed":
         options.failing_effects = chance.choice((0.0, 0.0, 0.05))
+    if options.profile == "guard":
+        options.failing_effects = chance.choice((0.0, 0.0, 0.1))
+        options.lost_replies, options.copies = chance.choice((0.0, 0.05, 0.2)), chance.choice((0.0, 0.2))
+        options.late_max_ns, options.slow = 2 * options.ttl_ns, chance.choice((0.0, 0.05))
     if options.profile == "slices":
         options.slice_size, options.leases = 1, chance.choice((4, 6))
         options.ttl_max_ns, options.renew_every_ns = 2 * options.ttl_ns, options.ttl_ns // 5

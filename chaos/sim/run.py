@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from chaos.checkers import Bounds, Violation, judge
+from chaos.sim import guard
 from chaos.sim.etcd import Saved
 from chaos.sim.node import PPM, Clock, Node
 from chaos.sim.options import Options, drawn
@@ -132,6 +133,9 @@ class Run:
         self.world.history.add(self.world.now_ns, "registered", node.name)
         node.start()
 
+    def _what(self, fault: str) -> Callable[[Node], None]:
+        return guard.FAULTS[fault] if fault in guard.FAULTS else getattr(self, f"_do_{fault}")
+
     def _plan_faults(self) -> None:
         world, options = self.world, self.options
         for node in self.nodes.values():
@@ -139,7 +143,7 @@ class Run:
                 count = world.chance.choices((0, 1, 2, 4), weights=(2, 2, 1, 0.5))[0] * mean
                 for _ in range(round(count)):
                     at_ns = world.between(NS_PER_S, options.unkind_ns)
-                    world.after(at_ns, self._fault(getattr(self, f"_do_{fault}"), node))
+                    world.after(at_ns, self._fault(self._what(fault), node))
 
         if options.silence_ns:
             world.after(options.silence_ns, self._silence)

@@ -40,7 +40,16 @@ def test_something_happens_in_the_runs():
 # The seeds that the hunt found; should one be without effect after a change, hunt again: --bugs NAME.
 @pytest.mark.parametrize(
     "name",
-    ["response", "waits-twice", "margin", "session-compare", "gone-no-wait", "late-t9", "stale-intent"],
+    [
+        "response",
+        "waits-twice",
+        "margin",
+        "session-compare",
+        "gone-no-wait",
+        "late-t9",
+        "stale-intent",
+        "guard-early",
+    ],
 )
 def test_a_planted_bug_is_found(name):
     found = next((catch for seed in range(1, 41) if (catch := hunt.caught(name, seed))), None)

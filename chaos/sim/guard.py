@@ -7,13 +7,14 @@ that is started anew meanwhile has taken its place; what it had sent by then may
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from chaos.sim.node import Node
 from leaseha.core import records, transactions
-from leaseha.core.records import ClaimRecord, Hold, Kind, Life, SessionRecord
+from leaseha.core.records import ClaimRecord, HistoryRecord, Hold, Kind, Life, SessionRecord
 from leaseha.core.transactions import Letting
-from leaseha.core.values import NS_PER_MS, NS_PER_S, Committed, Outcome, Txn
+from leaseha.core.values import NS_PER_MS, NS_PER_S, Committed, Outcome, Put, Txn
 
 GRACE_NS: Final = 250 * NS_PER_MS
 """How long past its deadline an agent that hangs is let be."""
@@ -63,7 +64,7 @@ class Guard:
         record = records.decode(SessionRecord, own.value) if own is not None else None
         if own is None or record is None or record.life is not Life.LIVE:
             return
-        letting = []
+        letting, lines = [], []
         for lease in self._node.kernel:
             kv = keys.get(records.claim_key(lease))
             claim = records.decode(ClaimRecord, kv.value) if kv is not None else None
@@ -77,7 +78,17 @@ class Guard:
                     from_node=self._node.name, epoch=claim.epoch,
                 )  # fmt: skip
                 letting.append(Letting(lease, kv.mod, 0, free))
-        self._commit(transactions.t12_close(self._session, own.mod, record, letting))
+                line = records.history_key(lease, kv.mod)
+                if claim.kind == Kind.FAILBACK and line not in keys:
+                    lines.append(Put(line, self._line(claim, kv.mod)))
+        txn = transactions.t12_close(self._session, own.mod, record, letting)
+        self._commit(replace(txn, puts=(*txn.puts, *lines)))
+
+    def _line(self, claim: ClaimRecord, token: int) -> str:
+        """Of a failback whose target crashed before it wrote one: the flap budget counts it."""
+        at_ms = self._world.now_ns // NS_PER_MS
+        entry = HistoryRecord(token, claim.kind, claim.reason, claim.from_node, claim.node, at_ms, "")
+        return records.encode(entry)
 
     def _commit(self, txn: Txn) -> None:
         answered = False

@@ -176,6 +176,14 @@ def free_claim(claim: Message, token: int, node: str, why: str, trace: str, down
     return encoded(record | {name: value for name, (value, default) in more.items() if value != default})
 
 
+def history_line(claim: Message, token: int, at_ms: int) -> str:
+    """The line of a failback whose target crashed before it wrote one, for the flap budget (G8), as the core has it."""
+    trace = str(claim.get("traceparent", "")).split("-")
+    line = {"token": token, "to_node": claim["node"], "from_node": claim.get("from_node", ""), "at_ms": at_ms}
+    line |= {"kind": "failback", "reason": claim.get("reason", "")}
+    return encoded({**line, "trace_id": trace[1] if len(trace) == 4 else ""})
+
+
 def _compare(key: str, mod: int) -> Message:
     return {"key": b64(key), "target": "MOD", "result": "EQUAL", "mod_revision": str(mod)}
 
@@ -200,11 +208,7 @@ class Closing:
         for at in range(0, max(1, len(self._leases)), BATCH):
             names = self._leases[at : at + BATCH]
             keys = [self._own(), *map(self._claim, names)]
-            asked = [{"request_range": {"key": b64(key)}} for key in keys]
-            answer = self._gateway.call("/v3/kv/txn", {"success": asked}, timeout_s)
-            found = [one.get("response_range", {}).get("kvs", []) for one in answer.get("responses", [])]
-            if len(found) != len(keys):
-                raise Unknown("etcd's gateway gave half an answer")
+            found = self._ask(keys, timeout_s)
             own = found[0][0] if found[0] else None
             seen = {name: kvs[0] for name, kvs in zip(names, found[1:], strict=True) if kvs}
             claims |= {name: kv for name, kv in seen.items() if self._names_us(record_of(kv))}
@@ -230,6 +234,7 @@ class Closing:
                 compares.append(_compare(self._claim(name), token))
                 claim = free_claim(record_of(kv), token, record["node"], why, traces.get(name, ""), down_ms)
                 puts.append(_put(self._claim(name), claim))
+            puts += self._unwritten(mine, timeout_s)
             # A refusal means that something moved since the read: a write of the dead agent that was still on its way.
             answer = self._gateway.call("/v3/kv/txn", {"compare": compares, "success": puts}, timeout_s)
             if answer.get("succeeded"):
@@ -237,6 +242,30 @@ class Closing:
                 if len(mine) == len(claims):
                     return freed
         raise Unknown("no time was left")
+
+    def _unwritten(self, mine: Sequence[tuple[str, Message]], timeout_s: float) -> list[Message]:
+        """The history of failbacks that have none. Their target alone writes it, before the session is closed."""
+        failbacks = [(name, kv) for name, kv in mine if record_of(kv).get("kind") == "failback"]
+        if not failbacks:
+            return []
+        keys = [
+            f"{self._prefix}leases/{name}/history/{int(kv['mod_revision']):020d}" for name, kv in failbacks
+        ]
+        at_ms = time.time_ns() // NS_PER_MS
+        return [
+            _put(key, history_line(record_of(kv), int(kv["mod_revision"]), at_ms))
+            for key, (_, kv), found in zip(keys, failbacks, self._ask(keys, timeout_s), strict=True)
+            if not found
+        ]
+
+    def _ask(self, keys: Sequence[str], timeout_s: float) -> list[list[Message]]:
+        """What stands at each of these keys. Raises Unknown."""
+        asked = [{"request_range": {"key": b64(key)}} for key in keys]
+        answer = self._gateway.call("/v3/kv/txn", {"success": asked}, timeout_s)
+        found = [one.get("response_range", {}).get("kvs", []) for one in answer.get("responses", [])]
+        if len(found) != len(keys):
+            raise Unknown("etcd's gateway gave half an answer")
+        return found
 
     def _own(self) -> str:
         return f"{self._prefix}sessions/{self._session:016x}"

@@ -9,9 +9,9 @@ import pytest
 
 from leaseha.adapters.etcd import EtcdClient
 from leaseha.core import records, trace, transactions
-from leaseha.core.records import ClaimRecord, Hold, Life, SessionRecord
+from leaseha.core.records import ClaimRecord, HistoryRecord, Hold, Life, SessionRecord
 from leaseha.core.transactions import Letting
-from leaseha.core.values import NS_PER_S, Put
+from leaseha.core.values import NS_PER_S, Put, Txn
 from leaseha.runtime import guard_etcd
 from leaseha.runtime.guard_etcd import Closing, Gateway
 from leaseha.runtime.guard_kernel import Settled, Unknown
@@ -110,6 +110,32 @@ async def test_a_claim_that_the_agent_took_without_hearing_of_it_is_freed_too_an
 
     assert write(closing(members.endpoints, session, "other", "mine", "absent")) == ["mine"]
     assert (await found(etcd))[records.claim_key("other")] == before
+
+
+async def test_a_failback_that_its_target_never_wrote_down_is_counted_all_the_same(etcd, members):
+    """G8: else a target that crashes again and again would make the flap budget forget each of its failbacks."""
+    session = await etcd.grant(60)
+    traced = trace.of_move(CLUSTER, "back", 5, 6)
+    claims = [
+        ClaimRecord(Hold.HELD, "node1", session, "failback", "better", traced, 5, "node2"),
+        ClaimRecord(Hold.HELD, "node1", session, "failback", "better", "", 0, "node2"),
+    ]
+    puts = [Put(records.session_key(session), records.encode(LIVE), session)]
+    puts += [Put(records.claim_key(f"back{at}"), records.encode(claim)) for at, claim in enumerate(claims)]
+    outcome = await etcd.commit(Txn((), tuple(puts), ()), 0, 5 * NS_PER_S)
+    token = outcome.head.revision
+    written = Put(records.history_key("back1", token), "as it was")
+    await etcd.commit(Txn((), (written,), ()), 0, 5 * NS_PER_S)
+
+    assert write(closing(members.endpoints, session, "back0", "back1")) == ["back0", "back1"]
+    keys = await found(etcd)
+    line = records.decode(HistoryRecord, keys[records.history_key("back0", token)].value)
+    assert line is not None
+    expected = HistoryRecord(
+        token, "failback", "better", "node2", "node1", line.at_ms, trace_id=trace.trace_id(traced)
+    )
+    assert keys[records.history_key("back0", token)].value == records.encode(expected)
+    assert keys[written.key].value == "as it was"
 
 
 async def test_a_hundred_and_thirty_leases_are_freed_in_batches(etcd: EtcdClient, members: Members):

@@ -134,7 +134,7 @@ def _failover(demo: Demo) -> None:
     backup.start(UPLOAD_KIB_S)
     backup.wait_stored(lab.directory / "data", FILES_BYTES // 2, STEP_S)
     holder = lab.prober.wait_for_answer(after_ns=time.monotonic_ns(), timeout_s=STEP_S)[0]
-    killed_ns = demo.mark(f"half of it is stored: SIGKILL to {holder} and all its processes")
+    killed_ns = demo.mark(f"half of it is stored: SIGKILL to {holder} and all its processes, guard and all")
     lab.nodes[holder].kill_tree()
     taker, taken_ns = lab.prober.wait_for_answer(by=NODES[1], after_ns=killed_ns, timeout_s=STEP_S)
     demo.mark(

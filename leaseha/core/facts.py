@@ -93,7 +93,8 @@ def begin_anew(draft: Draft, why: str) -> None:
         record = draft.view.claim(name).record
         epoch = max(state.epoch, state.seen_epoch, record.epoch if record is not None else 1)
         blocked = actions.data_blocked(draft, name)
-        draft.update(name, seen_epoch=epoch, blocked=blocked, better_since=None, asked_at=None)
+        # A `mod` may come again for another intent: what was tried before says nothing about it.
+        draft.update(name, seen_epoch=epoch, blocked=blocked, better_since=None, asked_at=None, tried=0)
     claims_from = after_ttl_max(draft, draft.at)
     writer.abandon(draft, "rewound")
     draft.set(view=None, head=Head(0, 0, 0), notes={}, published="", claims_from=claims_from)

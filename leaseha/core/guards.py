@@ -184,9 +184,17 @@ def failback_asked(draft: Draft, lease: str) -> bool:
     if stuck(draft, lease):
         return False
     named = placement.named(draft, lease, asked.target)
+    if _outdated(draft, lease, asked.target):
+        return False
     if named is None or named.why_not() or placement.budget_free_at(draft, lease) is not None:
         return False
     return named.priority > placement.effective(draft, lease)
+
+
+def _outdated(draft: Draft, lease: str, target: str) -> bool:
+    """The target told something new of itself since it asked: it may have been ill, and must stay well anew."""
+    told = draft.view.nodes.get(target)
+    return told is not None and told.mod > draft.view.intent(lease).mod
 
 
 def better_off_elsewhere(draft: Draft, lease: str) -> bool:

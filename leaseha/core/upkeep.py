@@ -22,7 +22,7 @@ def hold_down(draft: Draft) -> None:
         if better and state.better_since is None:
             draft.update(name, better_since=draft.at)
         elif not better and state.better_since is not None:
-            draft.update(name, better_since=None)
+            draft.update(name, better_since=None, asked_at=None)  # what it asked then is outdated
 
 
 def unblock(draft: Draft) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import signal
 import uuid
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from leaseha import __version__
 from leaseha.adapters import clock, route
@@ -20,9 +21,10 @@ from leaseha.adapters.vip import VipBinder
 from leaseha.config import Config, LeaseConfig, node_spec
 from leaseha.core import events, machine
 from leaseha.core.spec import NodeSpec
-from leaseha.core.values import NS_PER_MS, NS_PER_S
+from leaseha.core.values import NS_PER_S
 from leaseha.errors import InvariantBroken, LeasehaError, OperationalError
 from leaseha.runtime import report
+from leaseha.runtime.datadir import DataDirectory
 from leaseha.runtime.executor import Executor, Observer
 from leaseha.runtime.lock import AgentLock, make_folder, store_id
 from leaseha.runtime.operator import members_of
@@ -35,11 +37,14 @@ from leaseha.runtime.stores import EtcdStore, make_client
 from leaseha.runtime.unheld import Unheld, reasons
 from leaseha.runtime.wellness import Wellness
 
+if TYPE_CHECKING:
+    from leaseha.runtime.repositories import WarmRepository
+
 STALLED_NS: Final = 5 * NS_PER_S
 """A pump that has not advanced for this long (beyond its renewals) is not alive."""
 MEMBERS_EVERY_S: Final = 5.0
-LEAST_LEFT_NS: Final = 800 * NS_PER_MS
-"""A lifetime is at least 1 s, and reaches 200 ms past a deadline that is further away than this."""
+SHORT_TTL_PAST_MS: Final = 1000
+"""How far the kernel's shortest lifetime may outlast the deadline of a ttl below 1 s; its margin is 2.3 s."""
 EXIT_SETTLE_S: Final = 1.0
 LAYERS: Final = ("agent", "kernel: address lifetimes")
 """The fence layers in force in this version, for status."""
@@ -68,7 +73,7 @@ class Agent:
         self._announcers: dict[str, Announcer] = {}
         self._conflicts: list[ConflictWatch] = []
         self._services: dict[str, Service] = {}
-        self._repositories: dict[str, Any] = {}
+        self._repositories: dict[str, WarmRepository] = {}
 
     async def run(self) -> None:
         """Until a stop is asked for and done. Raises `LeasehaError` for what makes the node unable to run."""
@@ -81,7 +86,7 @@ class Agent:
         self.pump = Pump(machine.initial(spec), self._execute, self._broken)
         self.pump.attach(asyncio.get_running_loop())
         for lease in config.leases:
-            await self._make_service(lease)
+            self._make_service(lease)
         self._executor = Executor(store, self._services, self._observer, self.pump.give, self._stopped)
         self._status = StatusServer(Answers(self.status, self._alive, self._ready, self._holder))
         try:
@@ -91,7 +96,9 @@ class Agent:
                 await self._status.listen_tcp(config.status.listen.host, config.status.listen.port)
             self._catch_signals()
             self._watch_surroundings(store)
+            unready = await self._readiness()
             self.pump.give(events.Started(clock.now()))
+            self._keep_ready(unready)
             await self._over.wait()
         finally:
             await self._end(store)
@@ -118,12 +125,15 @@ class Agent:
         )
         return replace(spec)
 
-    async def _make_service(self, lease: LeaseConfig) -> None:
+    def _make_service(self, lease: LeaseConfig) -> None:
         interface = lease.interface or self.config.node.interface
         if interface is None:
             interface = route.facing(lease.vips[0].ip).interface
         if interface not in self._binders:
-            self._binders[interface] = VipBinder(interface, self.config.cluster, warn=_warn)
+            past_ms = SHORT_TTL_PAST_MS if self.config.session.ttl_ns < NS_PER_S else None
+            self._binders[interface] = VipBinder(
+                interface, self.config.cluster, warn=_warn, most_past_ms=past_ms
+            )
             self._announcers[interface] = Announcer(interface)
         port = lease.repository.port if lease.repository is not None else 0
         parts = Parts(
@@ -131,13 +141,12 @@ class Agent:
             vips=tuple(vip.ip for vip in lease.vips),
             binder=self._binders[interface],
             announcer=self._announcers[interface],
-            repository=await self._make_repository(lease),
+            repository=self._make_repository(lease),
             port=port,
-            least_left_ns=LEAST_LEFT_NS if self.config.session.ttl_ns >= NS_PER_S else 0,
         )
         self._services[lease.name] = Service(parts, self._answered, self._lease_warning)
 
-    async def _make_repository(self, lease: LeaseConfig) -> Repository | None:
+    def _make_repository(self, lease: LeaseConfig) -> Repository | None:
         if lease.repository is None:
             return None
         from leaseha.runtime.repositories import WarmRepository
@@ -145,10 +154,30 @@ class Agent:
         def failed(detail: str) -> None:
             self.pump.give(events.ResourceFailed(clock.now(), lease.name, detail))
 
-        repository = WarmRepository(lease.name, lease.repository.path, failed)
-        await repository.ensure_running()
-        self._repositories[lease.name] = repository
-        return repository
+        directory = DataDirectory(lease.name, lease.repository.path, self.config.state_dir)
+        self._repositories[lease.name] = WarmRepository(lease.name, directory, failed)
+        return self._repositories[lease.name]
+
+    def _keep_ready(self, first: dict[str, str]) -> None:
+        """One bad data directory costs its own lease and no other: this node is no candidate for it meanwhile."""
+        loop = asyncio.get_running_loop()
+        for lease, repository in self._repositories.items():
+            if first[lease]:
+                self._unready(lease, first[lease])
+            keeping = repository.keep_ready(first[lease], functools.partial(self._unready, lease))
+            self._tasks.append(loop.create_task(keeping))
+
+    async def _readiness(self) -> dict[str, str]:
+        """Why each lease's repository could not serve; empty if it could."""
+        tries = (repository.readiness() for repository in self._repositories.values())
+        return dict(zip(self._repositories, await asyncio.gather(*tries), strict=True))
+
+    def _unready(self, lease: str, why: str) -> None:
+        if why:
+            _log.error("not served by this node: %s", why, extra={"leaseha": {"lease": lease}})
+        else:
+            _log.info("the repository can serve again", extra={"leaseha": {"lease": lease}})
+        self._wellness.unready(lease, why)
 
     async def _sweep(self) -> None:
         vips = [vip.ip for lease in self.config.leases for vip in lease.vips]

@@ -58,8 +58,6 @@ class Parts:
     announcer: Announcer
     repository: Repository | None
     port: int
-    least_left_ns: int = 0
-    """No address lifetime is set with less than this left: the kernel's shortest would outlast the margin."""
 
 
 class Service:
@@ -126,21 +124,15 @@ class Service:
             raise OperationalError("the deadline passed before it could be done")
         return self.deadline
 
-    def _long_enough(self, until: Instant) -> bool:
-        return until.left_ns(clock.now()) > self.parts.least_left_ns
-
     async def _bind(self, effect: BindVip) -> None:
         until = self._until(effect.deadline)
-        if not self._long_enough(until):
-            raise OperationalError("too little is left to the deadline for an address lifetime")
         await self.parts.binder.bind(self.parts.lease, self.parts.vips, until)
         self.bound = True
 
     async def _renew(self) -> None:
         while self.bound and (told := self.deadline) is not None:
             try:
-                if self._long_enough(told):
-                    await self.parts.binder.renew(self.parts.lease, told)
+                await self.parts.binder.renew(self.parts.lease, told)
             except OperationalError as error:
                 self._warn(self.parts.lease, f"address lifetime not renewed: {error}")
             if told == self.deadline:

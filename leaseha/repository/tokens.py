@@ -51,15 +51,22 @@ class TokenLedger:
     """The marks of one data directory. Several processes, also of several nodes, may use it at once."""
 
     def __init__(self, folder: Path) -> None:
-        """`folder` is `.leaseha/token` of the data directory; made if absent."""
+        """`folder` is `.leaseha/token` of the data directory; made if absent, the data directory itself never is.
+
+        Raises OSError.
+        """
         self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(exist_ok=True)
+        folder.mkdir(exist_ok=True)
         # Also if they were there: whoever made them may have died before they were on the disk.
         fsync_folder(folder.parent)
         fsync_folder(folder.parent.parent)
 
     def highest(self) -> Mark:
-        """The highest mark stored; `NOTHING` when none was. One directory read, of one or two entries."""
+        """The highest mark stored; `NOTHING` when none was. One directory read, of one or two entries.
+
+        Raises FileNotFoundError when the folder is gone, as it is when the disk was unmounted.
+        """
         found = (_FORM.fullmatch(name) for name in os.listdir(self._folder))  # noqa: PTH208 - in every request
         return max((Mark(int(match[1]), int(match[2])) for match in found if match), default=NOTHING)
 

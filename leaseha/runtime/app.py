@@ -91,12 +91,12 @@ class Agent:
         self._status = StatusServer(Answers(self.status, self._alive, self._ready, self._holder))
         try:
             await self._sweep()
+            unready = await self._readiness()
             await self._status.listen_unix(config.runtime_dir / STATUS_SOCKET)
             if config.status.listen is not None:
                 await self._status.listen_tcp(config.status.listen.host, config.status.listen.port)
             self._catch_signals()
             self._watch_surroundings(store)
-            unready = await self._readiness()
             self.pump.give(events.Started(clock.now()))
             self._keep_ready(unready)
             await self._over.wait()
@@ -222,6 +222,12 @@ class Agent:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
+        # Its default would end the agent without a release; and people expect a reload of it.
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+
+    @staticmethod
+    def _hang_up() -> None:
+        _log.warning("SIGHUP: no reload in this version: restart to apply a new configuration")
 
     def _answered(self, lease: str, serial: int, ok: bool) -> None:
         self._executor.answered(lease, serial, ok)

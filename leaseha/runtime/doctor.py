@@ -14,6 +14,7 @@ from leaseha.config import Config
 from leaseha.core.records import NodeRecord, decode
 from leaseha.errors import OperationalError
 from leaseha.runtime import rights
+from leaseha.runtime.datadir import DataDirectory
 from leaseha.runtime.operator import ASK_TIMEOUT_S, etcd_of
 
 EVEN_NOTE = "an even number of members tolerates no more failures than one less"
@@ -54,9 +55,8 @@ def _machine(config: Config) -> list[Finding]:
         if lease.priority.get(config.node.name, 0) == 0:
             text = f"lease.{lease.name}.priority has nothing (or 0) for {config.node.name}: it will never hold it"
             found.append(Finding(grave=False, text=text))
-        if lease.repository is not None and not _writable(lease.repository.path):
-            text = f"lease.{lease.name}.repository.path = {lease.repository.path}: not a directory one can write to"
-            found.append(Finding(grave=True, text=text))
+        if lease.repository is not None:
+            found += _data(DataDirectory(lease.name, lease.repository.path, config.state_dir))
     if lacking := rights.lacking():
         # Whoever checks need not be the account that will run the agent; root can be no more than it is.
         found.append(Finding(grave=os.geteuid() == 0, text=rights.sentence(lacking)))
@@ -75,9 +75,16 @@ def _arp(interface: str) -> list[Finding]:
     return found
 
 
-def _writable(path: Path) -> bool:
-    existing = path if path.exists() else path.parent
-    return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+def _data(directory: DataDirectory) -> list[Finding]:
+    """The data directory as a running agent would judge it, but nothing is written."""
+    try:
+        why = directory.trouble()
+    except PermissionError as error:
+        text = f"{error.filename} cannot be read by this account: the data directory was not compared with it"
+        return [Finding(grave=False, text=text)]
+    except OSError as error:
+        why = f"{directory.path} cannot be looked at: {error.strerror}"
+    return [Finding(grave=True, text=why)] if why else []
 
 
 async def _cluster(config: Config) -> list[Finding]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from leaseha.core import guards, placement, trace, writer
+from leaseha.core import guards, placement, trace, wants
 from leaseha.core.records import Hold
 from leaseha.core.session import Phase, deadline_of
 from leaseha.core.state import Draft, NodeState
@@ -152,7 +152,7 @@ def _note(draft: Draft, name: str) -> str:
         return state.blocked
     if state.mine and state.ineligible:
         return f"should not hold it ({state.ineligible}), but there is no better candidate: stays"
-    at = writer.ask_at(draft, name)
+    at = wants.ask_at(draft, name)
     if at is not None:
         left_s = max(0, at.wait_left_ns(draft.at)) // NS_PER_S
         free = placement.budget_free_at(draft, name)

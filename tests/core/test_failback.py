@@ -89,3 +89,35 @@ def test_a_node_that_was_ill_since_it_asked_must_stay_well_anew() -> None:
 
     assert world.holders() == ["a"]
     assert world.sent("a").count("ask") == 2
+
+
+def test_a_failback_waits_for_a_pause_between_uploads() -> None:
+    world = World(spec("a", LEASE), spec("b", LEASE))
+    world.start("b")
+    world.run(1)
+    world.give("b", events.BusyChanged(world.now(), "l", busy=True))
+    world.start("a")
+    world.run(100, step_ms=100)
+
+    assert world.holders() == ["b"]
+
+    world.give("b", events.BusyChanged(world.now(), "l", busy=False))
+    world.run(0.5)
+
+    assert world.holders() == ["a"]
+
+
+def test_uploads_without_end_put_a_failback_off_for_ten_minutes() -> None:
+    world = World(spec("a", LEASE), spec("b", LEASE))
+    world.start("b")
+    world.run(1)
+    world.give("b", events.BusyChanged(world.now(), "l", busy=True))
+    world.start("a")
+    world.run(601, step_ms=200)
+
+    assert world.holders() == ["b"]
+
+    world.run(15, step_ms=200)
+
+    assert world.holders() == ["a"]
+    assert world.state("b").wanted_back is None

@@ -76,12 +76,13 @@ class DataDirectory:
 
     async def look(self, timeout_s: float = LOOK_S) -> str:
         """`claim`, beside the loop. Raises TimeoutError: then nothing is known of it."""
-        if self._looking is None or self._looking.done():
-            self._looking = aside(self.claim, self._name)
-        done, _ = await asyncio.wait({self._looking}, timeout=timeout_s)
+        looking = self._looking
+        if looking is None or looking.done():
+            looking = self._looking = aside(self.claim, self._name)
+        done, _ = await asyncio.wait({looking}, timeout=timeout_s)
         if not done:
             raise TimeoutError(f"{self._key}: has not answered for {timeout_s:g} s")
-        return self._looking.result()
+        return looking.result()
 
 
 def _read(path: Path) -> str:

@@ -1,5 +1,6 @@
 """A data directory is the one that was served before, or it is not served; and nobody makes it but its operator."""
 
+import asyncio
 import os
 import uuid
 from pathlib import Path
@@ -119,6 +120,16 @@ def test_a_memory_that_cannot_be_kept_is_a_sentence_that_names_the_file(disk: Di
     disk.state.write_text("a file where the state directory should be")
 
     assert f"cannot be used: Not a directory ({disk.state}/stores" in disk.node().claim()
+
+
+async def test_looks_that_overlap_each_have_their_answer(disk: Disk):
+    """A takeover looks, and so does who keeps the lease ready, at the same time."""
+    node = disk.node()
+
+    async def often() -> set[str]:
+        return {await node.look() for _ in range(50)}
+
+    assert await asyncio.gather(*(often() for _ in range(4))) == [{""}] * 4
 
 
 async def test_a_directory_whose_server_is_away_is_given_up_in_time(disk: Disk, tmp_path: Path):

@@ -12,6 +12,7 @@ when it thaws, each answer looks at the clock first.
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import queue
@@ -20,13 +21,13 @@ import signal
 import socket
 import sys
 import threading
-import time
 from dataclasses import asdict
 from logging.handlers import QueueHandler, QueueListener
 from pathlib import Path
 from typing import Final
 
 from leaseha.core.values import NS_PER_MS, Instant
+from leaseha.lines import Shape, formatter
 from leaseha.repository import kernel
 from leaseha.repository.app import App
 from leaseha.repository.control import Message, decode, encode
@@ -279,17 +280,13 @@ def _warm_up() -> None:
     parse_head(b"GET /config HTTP/1.1\r\nHost: warm\r\n\r\n")
 
 
-def _start_logging(level: str) -> QueueListener:
+def _start_logging(shape: Shape) -> QueueListener:
     """Lines go to stderr through a bounded queue: whoever does not read it must not stop a deadline."""
-    form = logging.Formatter(
-        "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S"
-    )
-    form.converter = time.gmtime
     out = logging.StreamHandler(sys.stderr)
-    out.setFormatter(form)
+    out.setFormatter(formatter(shape))
     lines: queue.Queue[logging.LogRecord] = queue.Queue(_LOG_LINES)
     logging.raiseExceptions = False  # a line that finds the queue full is dropped
-    logging.basicConfig(level=level.upper(), format="%(message)s", handlers=[QueueHandler(lines)])
+    logging.basicConfig(level=shape.level.upper(), format="%(message)s", handlers=[QueueHandler(lines)])
     listener = QueueListener(lines, out)
     listener.start()
     return listener
@@ -303,13 +300,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--path", type=Path, required=True, help="the data directory")
     parser.add_argument("--depth", type=int, default=2, help="segments of a repository's name, at most")
     parser.add_argument("--append-only", action="store_true", help="delete nothing but locks")
-    parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    parser.add_argument("--log", type=json.loads, default={}, help="the shape of log lines, as JSON")
     options = parser.parse_args(arguments)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     if not kernel.die_with_parent(options.parent):
         return 0
-    logs = _start_logging(options.log_level)
+    logs = _start_logging(Shape(**options.log))
     try:
         return _run(options)
     finally:

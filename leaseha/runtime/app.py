@@ -23,6 +23,7 @@ from leaseha.core import events, machine
 from leaseha.core.spec import NodeSpec
 from leaseha.core.values import NS_PER_S
 from leaseha.errors import InvariantBroken, LeasehaError, OperationalError
+from leaseha.lines import Shape
 from leaseha.runtime import report
 from leaseha.runtime.datadir import DataDirectory
 from leaseha.runtime.executor import Executor, Observer
@@ -154,8 +155,10 @@ class Agent:
         def failed(detail: str) -> None:
             self.pump.give(events.ResourceFailed(clock.now(), lease.name, detail))
 
-        directory = DataDirectory(lease.name, lease.repository.path, self.config.state_dir)
-        self._repositories[lease.name] = WarmRepository(lease.name, directory, failed)
+        config, log = self.config, self.config.log
+        directory = DataDirectory(lease.name, lease.repository.path, config.state_dir)
+        logs = Shape(config.node.name, config.cluster, log.format.value, log.level.value, lease.name)
+        self._repositories[lease.name] = WarmRepository(lease.name, directory, logs, failed)
         return self._repositories[lease.name]
 
     def _keep_ready(self, first: dict[str, str]) -> None:

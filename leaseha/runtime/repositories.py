@@ -12,6 +12,7 @@ import tenacity
 
 from leaseha.core.values import Instant
 from leaseha.errors import ResourceError
+from leaseha.lines import Shape
 from leaseha.repository.control import Answer, Notice, RepositoryError, RepositoryProcess
 from leaseha.runtime.datadir import DataDirectory
 
@@ -28,13 +29,15 @@ _log = logging.getLogger("leaseha.repository")
 class WarmRepository:
     """`failed(why)` is called when it stopped serving without being asked: it died, or its disk refused."""
 
-    def __init__(self, lease: str, directory: DataDirectory, failed: Callable[[str], None]) -> None:
+    def __init__(
+        self, lease: str, directory: DataDirectory, logs: Shape, failed: Callable[[str], None]
+    ) -> None:
         self._lease = lease
         self._directory = directory
         self._failed = failed
         self._serving = False
         self._closing = False
-        self._process = RepositoryProcess(directory.path, self._heard)
+        self._process = RepositoryProcess(directory.path, self._heard, logs=logs)
         self._starting = asyncio.Lock()
         self._restarting: asyncio.Task[None] | None = None
         self._pulse: asyncio.Task[None] | None = None

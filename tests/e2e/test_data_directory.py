@@ -88,6 +88,7 @@ def test_a_missing_directory_costs_its_own_lease_until_somebody_makes_it(lab: La
     data(lab, SECOND).mkdir()
     standing_by(lab, FIRST, SECOND)
     wait_logged(lab, SECOND, "the repository can serve again")
+    wait_logged(lab, FIRST, f"INFO    {FIRST} {LEASE}: serving on")
 
 
 def test_a_directory_that_is_unmounted_moves_its_lease_and_never_looks_like_an_empty_store(lab: Lab):

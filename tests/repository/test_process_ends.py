@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import select
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from leaseha.lines import Shape
 from leaseha.repository.control import Notice, RepositoryError, RepositoryProcess
 from tests.repository.agent import BODY, TOP, URL, Agent, in_s, reset_or_closed
 from tests.repository.served import CHILD_ENV, HOST, free_port, post_head, read_all
@@ -112,6 +114,26 @@ async def test_a_data_directory_is_never_made_by_the_one_who_serves_it(tmp_path:
         await process.start()
     assert not (tmp_path / "mount").exists()
     await process.close()
+
+
+async def test_its_log_lines_have_the_shape_of_its_agents(agent: Agent, capfd):
+    """Format, level, node and lease: who reads the journal of a node need not know of a second process."""
+    shape = Shape("node1", "backup", "json", "info", "backups")
+    await agent.process.close()
+    agent.process = RepositoryProcess(agent.root, agent.notices.append, logs=shape)
+    await agent.process.start()
+    assert (await agent.serve()).ok
+    said = ""
+
+    def serving() -> bool:
+        nonlocal said
+        said += capfd.readouterr().err
+        return "serving on" in said and said.endswith("\n")
+
+    await agent.until(serving, "it says that it serves")
+    line = json.loads(said.splitlines()[-1])
+    assert (line["node"], line["cluster"], line["lease"]) == ("node1", "backup", "backups")
+    assert (line["level"], line["event"]) == ("info", "log")
 
 
 async def test_a_directory_that_vanishes_ends_no_process(agent: Agent):

@@ -7,9 +7,10 @@ import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from leaseha.adapters import clock, route
-from leaseha.adapters.etcd import known_bad
+from leaseha.adapters.etcd import MemberStatus, diverges, known_bad
 from leaseha.config import Config
 from leaseha.core.records import NodeRecord, decode
 from leaseha.errors import OperationalError
@@ -95,12 +96,7 @@ async def _cluster(config: Config) -> list[Finding]:
             _, keys = await client.read_all(ASK_TIMEOUT_S)
             took_ms = (clock.now().boot_ns - before.boot_ns) / 1e6
             for member in await client.status():
-                if member.why:
-                    found.append(Finding(grave=False, text=f"etcd {member.endpoint}: {member.why}"))
-                elif (bad := known_bad(member.version)) is not None:
-                    found.append(Finding(grave=False, text=f"etcd {member.endpoint} {member.version}: {bad}"))
-                at = f"etcd {member.endpoint}"
-                found.extend(Finding(grave=True, text=f"{at}: alarm {alarm}") for alarm in member.alarms)
+                found += judge(member)
     except OperationalError as error:
         return [Finding(grave=True, text=f"etcd.endpoints: {error}")]
     if took_ms * 1e6 > config.session.ttl_ns / 4:
@@ -115,6 +111,32 @@ async def _cluster(config: Config) -> list[Finding]:
         if record is not None:
             found += _against(config, record)
     return found
+
+
+def judge(member: MemberStatus) -> list[Finding]:
+    """What one member of etcd says of itself: a release that loses data is refused, an old one is told."""
+    at = f"etcd {member.endpoint}"
+    if member.why:
+        return [Finding(grave=False, text=f"{at}: {member.why}")]
+    found = [Finding(grave=True, text=f"{at}: alarm {alarm}") for alarm in member.alarms]
+    if (bad := known_bad(member.version)) is not None:
+        found.append(Finding(grave=diverges(member.version), text=f"{at} {member.version}: {bad}"))
+    if member.is_leader and _is_here(member.endpoint):
+        text = f"{at} leads, and is on this machine: if it dies, a takeover first waits for etcd's election"
+        found.append(Finding(grave=False, text=text))
+    return found
+
+
+def _is_here(endpoint: str) -> bool:
+    """Whether the endpoint's host is an address of this machine: only such a one can be bound."""
+    host = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}").hostname or ""
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind, proto) as probe:
+            probe.bind(address)
+    except OSError:
+        return False
+    return True
 
 
 def _against(config: Config, other: NodeRecord) -> list[Finding]:

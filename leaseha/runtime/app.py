@@ -155,10 +155,13 @@ class Agent:
         def failed(detail: str) -> None:
             self.pump.give(events.ResourceFailed(clock.now(), lease.name, detail))
 
+        def busy(writing: bool) -> None:
+            self.pump.give(events.BusyChanged(clock.now(), lease.name, writing))
+
         config, log = self.config, self.config.log
         directory = DataDirectory(lease.name, lease.repository.path, config.state_dir)
         logs = Shape(config.node.name, config.cluster, log.format.value, log.level.value, lease.name)
-        self._repositories[lease.name] = WarmRepository(lease.name, directory, logs, failed)
+        self._repositories[lease.name] = WarmRepository(lease.name, directory, logs, failed, busy)
         return self._repositories[lease.name]
 
     def _keep_ready(self, first: dict[str, str]) -> None:

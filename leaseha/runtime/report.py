@@ -171,7 +171,8 @@ def _note(draft: Draft, name: str) -> str:
         left_s = max(0, at.wait_left_ns(draft.at)) // NS_PER_S
         free = placement.budget_free_at(draft, name)
         why = "flap budget used up" if free is not None else "hold-down"
-        return f"this node is the better one; failback in {left_s} s ({why})"
+        when = f"in {left_s} s ({why})" if left_s else "now"
+        return f"this node is the better one; failback {when}"
     return ""
 
 

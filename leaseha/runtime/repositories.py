@@ -27,14 +27,24 @@ _log = logging.getLogger("leaseha.repository")
 
 
 class WarmRepository:
-    """`failed(why)` is called when it stopped serving without being asked: it died, or its disk refused."""
+    """`failed(why)` is called when it stopped serving without being asked: it died, or its disk refused.
+
+    `busy(whether)` is called when clients begin to stream to or from it, and when they have paused for a pulse.
+    """
 
     def __init__(
-        self, lease: str, directory: DataDirectory, logs: Shape, failed: Callable[[str], None]
+        self,
+        lease: str,
+        directory: DataDirectory,
+        logs: Shape,
+        failed: Callable[[str], None],
+        busy: Callable[[bool], None],
     ) -> None:
         self._lease = lease
         self._directory = directory
         self._failed = failed
+        self._tell_busy = busy
+        self._busy = False
         self._serving = False
         self._closing = False
         self._process = RepositoryProcess(directory.path, self._heard, logs=logs)
@@ -114,16 +124,24 @@ class WarmRepository:
     def _let_be(self) -> None:
         """It is not expected to serve from now on."""
         self._serving = False
+        self._note_busy(False)
         if self._pulse is not None:
             self._pulse.cancel()
             self._pulse = None
 
+    def _note_busy(self, busy: bool) -> None:
+        if busy != self._busy:
+            self._busy = busy
+            self._tell_busy(busy)
+
     async def _feel_pulse(self) -> None:
         """A process that hangs is as bad as a dead one: it is killed when it does not answer, and that is told."""
         with contextlib.suppress(RepositoryError):
+            status = await self._process.status()
             while self._serving:
                 await asyncio.sleep(PULSE_S)
-                await self._process.status()
+                before, status = status, await self._process.status()
+                self._note_busy(status.busy > 0 or status.bytes_in != before.bytes_in)
 
     async def _asked(self, asking: Awaitable[Answer]) -> Answer:
         try:

@@ -133,6 +133,29 @@ def test_a_backup_goes_on_over_the_death_of_the_holder(lab: Lab, restic: str, tm
         assert history(lab, SECOND)[-1]["kind"] == "failover"
 
 
+def test_a_failback_waits_for_a_pause_between_uploads(lab: Lab):
+    """The better node has been back for long: the backup that runs is not cut for it, and the lease goes home after."""
+    assert ask(lab, "POST", "/busy/?create=true") == 200
+    lab.nodes[FIRST].kill()
+    holding(lab, SECOND)
+    began_s, uploads = time.monotonic(), 0
+    while time.monotonic() < began_s + 9:
+        body = os.urandom(64 * 1024)
+        assert ask(lab, "POST", f"/busy/data/{hashlib.sha256(body).hexdigest()}", body) == 200
+        uploads += 1
+        if uploads == 1:
+            began_s = time.monotonic()
+            lab.start_node(FIRST)
+    told = lab.nodes[SECOND].status()["leases"][LEASE]
+
+    assert told["role"] == "HOLDER"
+    assert lab.nodes[FIRST].status()["leases"][LEASE]["role"] == "STANDBY"
+
+    holding(lab, FIRST)
+
+    assert history(lab, FIRST)[-1]["kind"] == "failback"
+
+
 def test_the_repository_is_reachable_on_the_vip_and_nowhere_else(lab: Lab):
     assert serving(lab)
     for name in NAMES:

@@ -202,6 +202,8 @@ def test_a_full_disk_refuses_the_upload_keeps_the_rest_and_moves_nothing(lab: La
     mounted = lab.host(FIRST).run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(full)])
     assert mounted.returncode == 0, mounted.stdout
     lab.nodes[FIRST].stop()
+    served = lab.directory / f"{FIRST}.state/stores/{LEASE}"
+    served.unlink()  # another directory is meant from now on
     lab.start_node(FIRST, lease={LEASE: {"repository": {"path": str(full)}}})
     try:
         holding(lab, FIRST)
@@ -221,6 +223,7 @@ def test_a_full_disk_refuses_the_upload_keeps_the_rest_and_moves_nothing(lab: La
         assert lab.nodes[FIRST].status()["leases"][LEASE]["token"] == token
     finally:
         lab.nodes[FIRST].stop()
+        served.unlink(missing_ok=True)
         lab.nodes[FIRST].configure(lab.config_for(FIRST))
 
 

@@ -151,6 +151,7 @@ def committed(draft: Draft, write: OwnWrite, revision: int) -> None:
     for name in write.leases:
         _lease_committed(draft, write, name, revision)
     if write.what in ("T1", "T14"):
+        draft.republish = True  # what changed while it was on its way could not be told
         for name in [n for n, s in draft.leases.items() if s.mine and n not in write.leases]:
             draft.update(name, mine=False, cover=None, lost="session")
 

@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import uuid
+from collections.abc import Coroutine
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,7 +23,7 @@ from leaseha.config import Config, LeaseConfig, node_spec
 from leaseha.core import events, machine
 from leaseha.core.spec import NodeSpec
 from leaseha.core.values import NS_PER_S
-from leaseha.errors import InvariantBroken, LeasehaError, OperationalError
+from leaseha.errors import InvariantBroken, LeasehaError, OperationalError, fault
 from leaseha.lines import Shape
 from leaseha.runtime import report
 from leaseha.runtime.datadir import DataDirectory
@@ -69,7 +70,8 @@ class Agent:
         self._ended = Ended()
         self._over = asyncio.Event()
         self._members: list[dict[str, Any]] = []
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._gap = self._looking = False
         self._binders: dict[str, VipBinder] = {}
         self._announcers: dict[str, Announcer] = {}
         self._conflicts: list[ConflictWatch] = []
@@ -91,6 +93,7 @@ class Agent:
         self._executor = Executor(store, self._services, self._observer, self.pump.give, self._stopped)
         self._status = StatusServer(Answers(self.status, self._alive, self._ready, self._holder))
         try:
+            self._wellness = Wellness(self.config, self._binders_by_lease(), self._health_changed)
             await self._sweep()
             unready = await self._readiness()
             await self._status.listen_unix(config.runtime_dir / STATUS_SOCKET)
@@ -166,12 +169,11 @@ class Agent:
 
     def _keep_ready(self, first: dict[str, str]) -> None:
         """One bad data directory costs its own lease and no other: this node is no candidate for it meanwhile."""
-        loop = asyncio.get_running_loop()
         for lease, repository in self._repositories.items():
             if first[lease]:
                 self._unready(lease, first[lease])
             keeping = repository.keep_ready(first[lease], functools.partial(self._unready, lease))
-            self._tasks.append(loop.create_task(keeping))
+            self._beside(f"the look at the data directory of {lease}", keeping)
 
     async def _readiness(self) -> dict[str, str]:
         """Why each lease's repository could not serve; empty if it could."""
@@ -197,14 +199,9 @@ class Agent:
                 )
 
     def _watch_surroundings(self, store: EtcdStore) -> None:
-        loop = asyncio.get_running_loop()
-        self._links = LinkWatch(self)
-        self._wellness = Wellness(self.config, self._binders_by_lease(), self._health_changed)
-        self._tasks = [
-            loop.create_task(self._links.run()),
-            loop.create_task(self._wellness.run()),
-            loop.create_task(self._ask_members(store)),
-        ]
+        self._beside("the watch of links and addresses", LinkWatch(self).run())
+        self._beside("the checks", self._wellness.run())
+        self._beside("the look at etcd's members", self._ask_members(store), vital=False)
         for interface in self._binders:
             watch = ConflictWatch(interface, self._claimed)
             vips = [
@@ -218,6 +215,22 @@ class Agent:
             except OperationalError as error:
                 _log.warning("foreign claims on VIPs of %s will not be noticed: %s", interface, error)
             self._conflicts.append(watch)
+
+    def _beside(self, what: str, work: Coroutine[Any, Any, None], *, vital: bool = True) -> None:
+        """Run something for as long as the agent runs."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(functools.partial(self._beside_ended, what, vital))
+
+    def _beside_ended(self, what: str, vital: bool, task: asyncio.Task[None]) -> None:
+        """A node that does not look any more at what it needs to see lets go, so that another holds; and comes back."""
+        self._tasks.discard(task)
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        _log.error("%s broke off: %s", what, fault(error))
+        if vital:
+            self._ended.failure = f"{what} broke off: {fault(error)}"
+            self.stop()
 
     def _binders_by_lease(self) -> dict[str, str]:
         return {name: service.parts.binder.interface for name, service in self._services.items()}
@@ -265,9 +278,18 @@ class Agent:
 
     def on_gap(self) -> None:
         """Changes may have been missed: look at every bound VIP."""
-        self._tasks.append(asyncio.get_running_loop().create_task(self._look_for_drift()))
+        self._gap = True
+        if not self._looking:
+            self._looking = True
+            self._beside("the look for VIPs that are gone", self._look_for_drift())
 
     async def _look_for_drift(self) -> None:
+        while self._gap:
+            self._gap = False
+            await self._look_at_all()
+        self._looking = False
+
+    async def _look_at_all(self) -> None:
         for binder in self._binders.values():
             with contextlib.suppress(OperationalError):
                 for lease, vips in (await binder.missing()).items():
@@ -328,7 +350,7 @@ class Agent:
         self._executor.execute(effect)
 
     def _stopped(self, failure: str) -> None:
-        self._ended.failure = failure
+        self._ended.failure = failure or self._ended.failure
         self._over.set()
 
     def _broken(self, error: InvariantBroken) -> None:

@@ -100,19 +100,29 @@ def _too_long(at_ns: int, node: str, lease: str, until_ns: int, bound_ns: int) -
 
 
 def under_its_claim(entries: list[Entry], _: Bounds) -> list[Violation]:
-    """G6: a lease is served under a claim that was written, that names the session, and by its `mod` as token."""
+    """G6: a lease is served under a claim that was written, that names the session, and by its `mod` as token.
+
+    What was proven before etcd was put back counts for one ttl more: nobody can know yet.
+    """
     claims: dict[tuple[str, int], tuple[str, int]] = {}
+    before: dict[tuple[str, int], tuple[str, int]] = {}
+    ttl_ns = restored_ns = 0
     found = []
     for entry in entries:
-        if entry.what == "claim":
+        if entry.what == "record":
+            ttl_ns = max(ttl_ns, entry.facts[4])
+        elif entry.what == "claim":
             lease, mod, hold, session = (entry.facts[at] for at in (0, 1, 2, 4))
             claims[lease, mod] = (hold, session)
         elif entry.what == "restored":
             (revision,) = entry.facts
+            before, restored_ns = claims, entry.at_ns
             claims = {key: claim for key, claim in claims.items() if key[1] <= revision}
         elif entry.what == "told":
-            node, lease, token, session, _ = entry.facts
+            node, lease, token, session, until_ns = entry.facts
             hold, named = claims.get((lease, token), ("", 0))
+            if until_ns <= restored_ns + ttl_ns and before.get((lease, token)) == ("held", session):
+                continue
             if claims and (hold != "held" or named != session):
                 text = f"{node} serves {lease} under token {token} and session {session}: that claim is {hold} {named}"
                 found.append(Violation("G6 not its claim", entry.at_ns, text))
@@ -211,7 +221,7 @@ def _is_failback(entry: Entry) -> bool:
 def held_down(entries: list[Entry], bounds: Bounds) -> list[Violation]:
     """G8: no failback before its target was well for the hold-down, on end."""
     since: dict[str, int] = {}
-    well_since: dict[tuple[str, str], int] = {}
+    well_since: dict[tuple[str, str], tuple[int, int]] = {}
     ill_since: dict[tuple[str, str], int] = {}
     least_ns = bounds.hold_down_ns * (1_000_000 - 2 * bounds.drift_ppm) // 1_000_000
     found = []
@@ -226,11 +236,16 @@ def held_down(entries: list[Entry], bounds: Bounds) -> list[Violation]:
             node, lease, well = entry.facts
             if not well:
                 ill_since.setdefault((node, lease), at_ns)
-            elif ill_since.pop((node, lease), None) is not None:
-                well_since[node, lease] = at_ns
+            elif (ill_ns := ill_since.pop((node, lease), None)) is not None:
+                well_since[node, lease] = (ill_ns, at_ns)
         elif _is_failback(entry):
             lease, node = entry.facts[0], entry.facts[3]
-            waited_ns = at_ns - max(since.get(node, 0), well_since.get((node, lease), 0))
+            ill_ns, well_ns = well_since.get((node, lease), (0, 0))
+            if (
+                at_ns - ill_ns <= bounds.heard_ns
+            ):  # an intent of before may have been obeyed by who had not heard
+                well_ns = 0
+            waited_ns = at_ns - max(since.get(node, 0), well_ns)
             if at_ns - ill_since.get((node, lease), at_ns) > bounds.heard_ns:
                 found.append(Violation("G8 back to an ill node", at_ns, f"{lease} back to {node}"))
             if waited_ns < least_ns:

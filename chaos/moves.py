@@ -3,9 +3,10 @@
     python -m leaseha.lab.sandbox -- python -m chaos.moves --runs 20 --ttl 2s --out docs/benchmarks/moves
 
 Each run: the preferred node holds; after a random pause a fault (or an order); the other node takes over; the
-fault ends; the preferred node gets its lease back. Written: what the client missed, for how long two nodes
-*answered* (by UDP, asked through the VIP and each node by its own MAC, and by ARP), for how long two kernels
-had the address *bound*.
+fault ends; the preferred node gets its lease back. Written: for how long the client missed the address (which
+the kernel answers for, also after the agent's death) and the service on it (the repository, by HTTP), for how
+long two nodes *answered* (by UDP, asked through the VIP and each node by its own MAC, and by ARP), for how long
+two kernels had the address *bound*.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from leaseha.lab.lab import LEASE, Lab
 
 FIRST: Final = "node1"
 OTHER: Final = "node2"
+PORT: Final = 8000
 FROZEN_S: Final = 5.0
 MOVE_S: Final = 30.0
 PHASE_MAX_S: Final = 1.0
@@ -41,10 +43,12 @@ class Run:
 
     scenario: str
     gap_ms: float
+    service_gap_ms: float
     answering_ms: float
     answering_count: int
     bound_ms: float
     failback_gap_ms: float
+    failback_service_gap_ms: float
     failback_answering_ms: float
 
 
@@ -143,6 +147,7 @@ def once(lab: Lab, scenario: Scenario, chance: random.Random) -> Run:
     began_ns = time.monotonic_ns()
     scenario.begin(lab)
     _, taken_ns = lab.prober.wait_for_answer(by=OTHER, after_ns=began_ns, timeout_s=MOVE_S)
+    _, served_ns = lab.service.wait_for_answer(after_ns=taken_ns, timeout_s=MOVE_S)
     left_s = scenario.lasts_s - (time.monotonic_ns() - began_ns) / 1e9
     time.sleep(max(0.0, left_s))  # waits for a fact: the fault is defined to last so long
     scenario.end(lab)
@@ -157,10 +162,13 @@ def once(lab: Lab, scenario: Scenario, chance: random.Random) -> Run:
     return Run(
         scenario.name,
         gap_ms=lab.prober.longest_gap_ms(began_ns, turn_ns - 1),
+        # Nothing tells whose an answer of the service is; at `served_ns` it is the other node's.
+        service_gap_ms=lab.service.longest_gap_ms(began_ns, served_ns - 1),
         answering_ms=sum(one.ms for one in answering),
         answering_count=len(answering),
         bound_ms=sum(one.ms for one in bound),
         failback_gap_ms=lab.prober.longest_gap_ms(turn_ns + 1, ended_ns),
+        failback_service_gap_ms=lab.service.longest_gap_ms(served_ns + 1, ended_ns),
         failback_answering_ms=sum(one.ms for one in lab.two_answering(turn_ns, ended_ns)),
     )
 
@@ -176,10 +184,15 @@ def campaign(
         "lease": {LEASE: {"hold_down": "1s", "flap_budget": 60}},
     }
     for scenario in chosen:
-        with Lab(nodes=(FIRST, OTHER), etcd_members=etcd_members, settings=settings, directory=keep) as lab:
-            lab.start_nodes(FIRST)
-            lab.start_nodes(OTHER)
-            lab.measure()
+        # Of its own each: a data directory remembers the tokens of the etcd before, and a node its data directory.
+        folder = keep and keep / scenario.name
+        with Lab(nodes=(FIRST, OTHER), etcd_members=etcd_members, settings=settings, directory=folder) as lab:
+            # One directory for both, as on a shared disk: it is the service that is measured, not its data.
+            data = lab.directory / "data"
+            data.mkdir(exist_ok=True)
+            for name in (FIRST, OTHER):
+                lab.start_nodes(name, lease={LEASE: {"repository": {"port": PORT, "path": str(data)}}})
+            lab.measure(service_port=PORT)
             for number in range(1, runs + 1):
                 run = once(lab, scenario, chance)
                 found.append(run)
@@ -190,21 +203,21 @@ def campaign(
 def table(runs: list[Run]) -> str:
     """Markdown: min / median / max of each figure, ms."""
     lines = [
-        "| scenario | runs | client-seen gap | two answering | two bound |",
-        "|---|---|---|---|---|",
+        "| scenario | runs | address away | service away | two answering | two bound |",
+        "|---|---|---|---|---|---|",
     ]
     for scenario in SCENARIOS:
         mine = [run for run in runs if run.scenario == scenario.name]
         if mine:
-            cells = [
-                _spread([getattr(r, name) for r in mine]) for name in ("gap_ms", "answering_ms", "bound_ms")
-            ]
+            cells = _cells(mine, "gap_ms", "service_gap_ms", "answering_ms", "bound_ms")
             lines.append(f"| {scenario.text} | {len(mine)} | {' | '.join(cells)} |")
-    gaps, both = [r.failback_gap_ms for r in runs], [r.failback_answering_ms for r in runs]
-    lines.append(
-        f"| failback (after each of the above) | {len(runs)} | {_spread(gaps)} | {_spread(both)} | |"
-    )
+    cells = _cells(runs, "failback_gap_ms", "failback_service_gap_ms", "failback_answering_ms")
+    lines.append(f"| failback (after each of the above) | {len(runs)} | {' | '.join(cells)} | |")
     return "\n".join(lines)
+
+
+def _cells(runs: list[Run], *names: str) -> list[str]:
+    return [_spread([getattr(run, name) for run in runs]) for name in names]
 
 
 def _spread(values: list[float]) -> str:

@@ -29,7 +29,9 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> Any:
         """Refuse the command line."""
-        raise UsageError(f"{self.prog}: {message} (see `{self.prog} --help`)")
+        # Every complaint begins with the program's name: here it is the command's that is missing.
+        command = "".join(f"{word}: " for word in self.prog.split()[1:])
+        raise UsageError(f"{command}{message} (see `{self.prog} --help`)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,10 +63,13 @@ def _parser() -> argparse.ArgumentParser:
         prog="leaseha",
         description="Keeps a virtual IP, and the backups behind it, on one of several machines.",
     )
+    parser.add_argument(
+        "--version", action="version", version=f"leaseha {__version__}", help="print the version"
+    )
     verbs = parser.add_subparsers(metavar="COMMAND", required=True)
     config = argparse.ArgumentParser(add_help=False)
     config.add_argument(
-        "--config", type=Path, default=DEFAULT_PATH, metavar="FILE", help=f"default {DEFAULT_PATH}"
+        "--config", type=_path, default=DEFAULT_PATH, metavar="FILE", help=f"default {DEFAULT_PATH}"
     )
     as_json = argparse.ArgumentParser(add_help=False)
     as_json.add_argument("--json", action="store_true", help="print JSON")
@@ -103,6 +108,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     verb("version", _version, "print the version", as_json)
     return parser
+
+
+def _path(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("names no file")  # Path("") would be the working directory
+    return Path(text)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -188,6 +199,8 @@ def _history(arguments: argparse.Namespace) -> int:
 def _fsm(arguments: argparse.Namespace) -> int:
     from leaseha.core import table
 
+    if arguments.json and arguments.mermaid:
+        raise UsageError("fsm: --json and --mermaid are two forms of one answer: ask for one of them")
     if arguments.json:
         _print_json(table.as_rows())
     else:

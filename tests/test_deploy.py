@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from leaseha.cli import EXIT_USAGE
 from leaseha.config import Config, load, parse
 from leaseha.config.faults import Wrong
 from leaseha.config.keys import KEY_OF
@@ -86,6 +87,15 @@ def test_the_unit_waits_for_the_longest_drain_that_can_be_configured(unit: confi
     with pytest.raises(Wrong, match="at most 50s"):
         key.read(f"{longest_s + 1}s")
     assert int(unit["TimeoutStopSec"].removesuffix("s")) >= longest_s + 2 + 5 + 10
+
+
+def test_the_unit_brings_the_agent_back_whatever_ended_it_but_not_one_with_a_wrong_configuration():
+    parser = Unit()
+    parser.read(DEPLOY / "leaseha.service", encoding="utf-8")
+
+    assert parser["Service"]["Restart"] == "always"
+    assert parser["Service"]["RestartPreventExitStatus"].split() == [str(EXIT_USAGE)]
+    assert parser["Unit"]["StartLimitIntervalSec"] == "0"
 
 
 def test_systemd_understands_the_unit(tmp_path: Path):

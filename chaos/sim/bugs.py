@@ -8,7 +8,7 @@ told. Nothing of them is in production code. `hunt` runs them.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -32,7 +32,7 @@ from leaseha.core.deadline import Written
 from leaseha.core.records import ClaimRecord, Hold, InsyncRecord, SessionRecord
 from leaseha.core.session import Found, OwnWrite, Session
 from leaseha.core.state import Draft, Way
-from leaseha.core.transactions import Own
+from leaseha.core.transactions import Absent, Own
 from leaseha.core.values import NS_PER_MS, NS_PER_S, Instant, Put, Txn
 
 Patch = tuple[Any, str, Any]
@@ -164,13 +164,16 @@ def _absent_taken() -> list[Patch]:
             return replace(found, at=taking.after_ttl_max(draft, found.at))
         return found
 
-    def t6(own: Own, lease: str, new: bool, epoch: int) -> Txn:
-        compares = [transactions._absent(records.claim_key(lease))]
-        claim = ClaimRecord(Hold.HELD, node=own.record.node, session=own.session, epoch=epoch)
-        puts = [Put(records.claim_key(lease), records.encode(claim))]
-        if new:
-            first = InsyncRecord(frozenset({own.record.store}))
-            puts.append(Put(records.insync_key(lease), records.encode(first)))
+    def t6(own: Own, items: Sequence[Absent]) -> Txn:
+        compares, puts = [], []
+        first = InsyncRecord(frozenset({own.record.store}))
+        for item in items:
+            key = records.claim_key(item.lease)
+            compares.append(transactions._absent(key))
+            claim = ClaimRecord(Hold.HELD, node=own.record.node, session=own.session, epoch=item.epoch)
+            puts.append(Put(key, records.encode(claim)))
+            if item.new:
+                puts.append(Put(records.insync_key(item.lease), records.encode(first)))
         return transactions._txn(own, compares, puts)
 
     return [(taking, "_way", _way), (transactions, "t6_write_absent_down", t6)]

@@ -7,28 +7,23 @@ No traceback is ever written: an exception becomes one line that names it and wh
 
 from __future__ import annotations
 
-import json
 import logging
 import logging.handlers
 import os
 import queue
 import select
 import threading
-import traceback
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from leaseha.adapters.outbox import Counts, Deliver, Outbox
 from leaseha.core.effects import Transitioned
 from leaseha.core.records import HistoryRecord
 from leaseha.core.trace import trace_id
+from leaseha.lines import Shape, formatter
 
 QUEUE_MAX: Final = 4096
 BATCH_MAX: Final = 64
-LINE_MAX: Final = 8192
-"""Characters; the rest of a longer line is cut off."""
 CLOSE_TIMEOUT_S: Final = 1.0
 TRACE_SHOWN: Final = 8
 """How many digits of a trace id a line for people shows; the line that sums a move up has all of them."""
@@ -124,68 +119,6 @@ def _log(level: int, message: str, lease: str = "", **fields: object) -> None:
         _moves.log(level, "%s", message, extra={"leaseha": {"lease": lease, **fields}})
 
 
-def _one_line(message: str) -> str:
-    """As one line, without control characters: what comes from outside cannot forge a second one."""
-    flat = " | ".join(part for part in message.splitlines() if part.strip())
-    return "".join(sign if sign.isprintable() else f"\\x{ord(sign):02x}" for sign in flat[:LINE_MAX])
-
-
-def _error_of(record: logging.LogRecord) -> str:
-    """`Name: text (file.py:12)` of the exception that a record carries; empty if there is none."""
-    error = record.exc_info[1] if record.exc_info else None
-    if error is None:
-        return ""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {error}{where}"
-
-
-class HumanFormat(logging.Formatter):
-    """`2026-11-22 23:11:05.123 INFO    node1 backups: what happened`, in local time."""
-
-    def __init__(self, node: str) -> None:
-        super().__init__()
-        self._node = node
-
-    def format(self, record: logging.LogRecord) -> str:
-        """One line without its newline."""
-        at = datetime.fromtimestamp(record.created, tz=UTC).astimezone()
-        fields: dict[str, Any] = getattr(record, "leaseha", {})
-        lease = f" {fields['lease']}:" if fields.get("lease") else ":"
-        stamp = f"{at:%Y-%m-%d %H:%M:%S}.{at.microsecond // 1000:03d}"
-        error = _error_of(record)
-        message = f"{record.getMessage()}{f': {error}' if error else ''}"
-        return _one_line(f"{stamp} {record.levelname:<7} {self._node}{lease} {message}")
-
-
-class JsonFormat(logging.Formatter):
-    """One JSON object: `ts` (UTC), `level`, `node`, `cluster`, `lease`, `event`, `message`, then the event's fields."""
-
-    def __init__(self, node: str, cluster: str) -> None:
-        super().__init__()
-        self._node = node
-        self._cluster = cluster
-
-    def format(self, record: logging.LogRecord) -> str:
-        """One line without its newline."""
-        at = datetime.fromtimestamp(record.created, tz=UTC)
-        fields: dict[str, Any] = getattr(record, "leaseha", {})
-        line: dict[str, object] = {
-            "ts": f"{at:%Y-%m-%dT%H:%M:%S}.{at.microsecond:06d}Z",
-            "level": record.levelname.lower(),
-            "node": self._node,
-            "cluster": self._cluster,
-            "lease": fields.get("lease", ""),
-            "event": "log",
-            "message": _one_line(record.getMessage()),
-            "logger": record.name,
-        }
-        if error := _error_of(record):
-            line["error"] = _one_line(error)
-        line |= {key: value for key, value in fields.items() if value is not None and key != "lease"}
-        return json.dumps(line, separators=(",", ":"), ensure_ascii=False, default=str)
-
-
 class _Handler(logging.handlers.QueueHandler):
     """Formats a record where it is logged, and hands the bytes to the outbox; a malformed call costs its own line."""
 
@@ -253,8 +186,7 @@ class Logs:
 
         self._outbox: Outbox[bytes] = Outbox("log", connect, capacity=queue_max, batch_max=BATCH_MAX)
         writer.outbox = self._outbox
-        formatter = JsonFormat(node, cluster) if form == "json" else HumanFormat(node)
-        self._handler = _Handler(self._outbox, formatter)
+        self._handler = _Handler(self._outbox, formatter(Shape(node, cluster, form)))
         self._root = logging.getLogger()
         self._before = (self._root.handlers[:], self._root.level)
         self._root.handlers[:] = [self._handler]

@@ -51,6 +51,9 @@ SLACK_MS: Final = 200
 """How far a lifetime may reach past the deadline: with the kernel's lateness this makes a margin of 1.5 s."""
 SLACK_FINER_FENCE_MS: Final = 999
 """The same where a fence of milliseconds is in force too: then no lifetime need end before the deadline."""
+PUTTING_MS: Final = 20
+"""What handing a lifetime to the kernel may take; `KERNEL_LATENESS_MS` has 50 ms to spare, and contains it."""
+PUT_TIMES: Final = 2
 _SHARED_LABEL: Final = re.compile(r"[^A-Za-z0-9_.-]")
 
 _T = TypeVar("_T")
@@ -58,6 +61,10 @@ _T = TypeVar("_T")
 
 class DeadlinePassed(VipError):
     """The lease's deadline passed before or while the VIPs were bound; they are not bound now."""
+
+
+class TooLittleLeft(VipError):
+    """The deadline is so near that the kernel's shortest lifetime would outlast it, and the slack."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +125,10 @@ class VipBinder:
     """Binds and unbinds the VIPs of leases on one interface of the network namespace in which it was made.
 
     `cluster` names whose addresses these are; `warn` is told, in the event loop, what an operator should know;
-    `now` is the clock, read in the binder's thread. Calls are carried out one after the other in that one
-    thread, in the order in which they were made, so that a stalled kernel never stalls the agent; after
-    `timeout_s` without an answer they raise `VipError` (unknown).
+    `now` is the clock, read in the binder's thread. No lifetime is begun that would reach further than
+    `most_past_ms` past the deadline (None: `slack_ms`; more where the margin is made for more). Calls are
+    carried out one after the other in that one thread, in the order in which they were made, so that a stalled
+    kernel never stalls the agent; after `timeout_s` without an answer they raise `VipError` (unknown).
     """
 
     def __init__(
@@ -130,6 +138,7 @@ class VipBinder:
         *,
         warn: Callable[[str], None],
         slack_ms: int = SLACK_MS,
+        most_past_ms: int | None = None,
         now: Callable[[], Instant] = clock.now,
         timeout_s: float = 2.0,
     ) -> None:
@@ -137,6 +146,7 @@ class VipBinder:
         self._tag = cluster_tag(cluster)
         self._warn = warn
         self._slack_ms = slack_ms
+        self._most_past_ms = slack_ms if most_past_ms is None else most_past_ms
         self._now = now
         self._timeout_s = timeout_s
         self._said: list[str] = []
@@ -151,8 +161,8 @@ class VipBinder:
     async def bind(self, lease: str, vips: Sequence[IPAddress], deadline: Instant) -> None:
         """Put the VIPs on the interface until `deadline`; they are there and work when this returns.
 
-        What is there already is refreshed. Raises `DeadlinePassed`, or `VipError` when any VIP could not be
-        bound (the others are then taken off again, as far as that can be done).
+        What is there already is refreshed. Raises `DeadlinePassed`, `TooLittleLeft`, or `VipError` when any
+        VIP could not be bound (the others are then taken off again, as far as that can be done).
         """
         self._bound[lease] = tuple(vips)
         try:
@@ -166,7 +176,8 @@ class VipBinder:
 
         They are never absent meanwhile; one that was removed by hand is put back. Renewals of several leases
         that are asked for together, or while the kernel is busy, reach it together. A lease that is not bound
-        (any more) is left alone. Raises `DeadlinePassed` (the VIPs are removed) or `VipError`.
+        (any more) is left alone; and so is one with too little left for a lifetime, which the lifetime that it
+        has ends in time. Raises `DeadlinePassed` (the VIPs are removed) or `VipError`.
         """
         self._renewals[lease] = deadline
         if self._flush_next is None:
@@ -287,6 +298,8 @@ class VipBinder:
             wanted = [self._wanted(lease, ip, index) for lease in leases for ip in self._bound.get(lease, ())]
             try:
                 self._put(wanted, deadline)
+            except TooLittleLeft:
+                continue
             except DeadlinePassed as passed:
                 self._kernel.delete(wanted)
                 errors.update(dict.fromkeys(leases, passed))
@@ -295,17 +308,32 @@ class VipBinder:
         return errors
 
     def _put(self, wanted: Sequence[Address], deadline: Instant) -> None:
-        left_ms = deadline.left_ns(self._now()) // NS_PER_MS
-        if left_ms <= 0:
-            raise DeadlinePassed(f"the deadline passed {-left_ms} ms ago, {self.interface} gets no VIP")
-        valid_s = lifetime_s(left_ms, self._slack_ms)
-        codes = self._kernel.replace([_living(one, valid_s) for one in wanted])
-        # A lifetime is relative: had this process been frozen since the clock was read, it would begin now.
-        if deadline.deadline_passed(self._now()):
-            raise DeadlinePassed(f"the deadline passed while the VIPs of {self.interface} were bound")
+        """The clock is read here, last: whoever asked may have waited for this thread, or been frozen."""
+        for _ in range(PUT_TIMES):
+            left_ms = self._left_ms(deadline)
+            valid_s = lifetime_s(left_ms, self._slack_ms)
+            if self._outlasts(valid_s, left_ms):
+                raise TooLittleLeft(f"{left_ms} ms to the deadline are too little for an address lifetime")
+            codes = self._kernel.replace([_living(one, valid_s) for one in wanted])
+            # A lifetime is relative: had this process been frozen since the clock was read, it would begin now.
+            if not self._outlasts(valid_s, self._left_ms(deadline) + PUTTING_MS):
+                break
+        else:
+            raise DeadlinePassed(
+                f"{self.interface}: held up each time that an address lifetime was to be set"
+            )
         for one, code in zip(wanted, codes, strict=True):
             if code:
                 raise VipError(f"cannot bind {one.ip} on {self.interface}: {_explain(code, one)}")
+
+    def _left_ms(self, deadline: Instant) -> int:
+        left_ms = deadline.left_ns(self._now()) // NS_PER_MS
+        if left_ms <= 0:
+            raise DeadlinePassed(f"the deadline passed {-left_ms} ms ago, {self.interface} gets no VIP")
+        return left_ms
+
+    def _outlasts(self, valid_s: int, left_ms: int) -> bool:
+        return valid_s * 1000 > left_ms + self._most_past_ms
 
     def _check(self, vips: Sequence[IPAddress]) -> None:
         for fact in self._facts(vips):

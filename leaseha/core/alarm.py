@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from leaseha.core import guards, placement, taking, writer
+from leaseha.core import guards, placement, taking, wants, writer
 from leaseha.core.effects import WakeAt
 from leaseha.core.session import Phase
 from leaseha.core.state import Draft, LeaseState, Role
@@ -55,7 +55,7 @@ def _of_lease(draft: Draft, name: str, state: LeaseState) -> list[int]:
         left.append(state.retry_at.wait_left_ns(at))
     if state.role is Role.STANDBY:
         found = taking.possible(draft, name)
-        waits = [found.at if found else None, writer.ask_at(draft, name), state.not_before]
+        waits = [found.at if found else None, wants.ask_at(draft, name), state.not_before]
         left += [w.wait_left_ns(at) for w in waits if w is not None and not w.wait_over(at)]
         left += _failing_peers(draft, name)
     return left

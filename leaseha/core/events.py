@@ -162,6 +162,15 @@ class HealthChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class BusyChanged:
+    """Clients began to write to the lease's resources, or ended: a failback waits for a pause."""
+
+    at: Instant
+    lease: str
+    busy: bool
+
+
+@dataclass(frozen=True, slots=True)
 class CopiesReported:
     """Which stores the holder's replication wants admitted to the in-sync set of a lease with replicated data.
 
@@ -210,6 +219,7 @@ Event = (
     | Doubt
     | ResourceFailed
     | HealthChanged
+    | BusyChanged
     | CopiesReported
     | TtlChanged
     | StopAsked

@@ -93,7 +93,8 @@ def begin_anew(draft: Draft, why: str) -> None:
         record = draft.view.claim(name).record
         epoch = max(state.epoch, state.seen_epoch, record.epoch if record is not None else 1)
         blocked = actions.data_blocked(draft, name)
-        draft.update(name, seen_epoch=epoch, blocked=blocked, better_since=None, asked_at=None)
+        # A `mod` may come again for another intent: what was tried before says nothing about it.
+        draft.update(name, seen_epoch=epoch, blocked=blocked, better_since=None, asked_at=None, tried=0)
     claims_from = after_ttl_max(draft, draft.at)
     writer.abandon(draft, "rewound")
     draft.set(view=None, head=Head(0, 0, 0), notes={}, published="", claims_from=claims_from)
@@ -139,6 +140,8 @@ def committed(draft: Draft, write: OwnWrite, revision: int) -> None:
     if took_ns * 2 > write.ttl_ns:
         draft.effects.append(Warned("", "slow renewal", f"{write.what} took {took_ns // NS_PER_MS} ms"))
     draft.session = session.committed(draft.session, write, revision, draft.at, regular_ns)
+    if draft.session.steady_since == draft.at:
+        _doubt_all(draft, "renewals go on after a gap")
     puts = [KeyValue(p.key, p.value, revision, 0, p.lease) for p in write.txn.puts if isinstance(p, Put)]
     draft.set(view=views.with_own(draft.view, draft.at, revision, puts))
     sent = {p.key: p for p in write.txn.puts}
@@ -148,6 +151,7 @@ def committed(draft: Draft, write: OwnWrite, revision: int) -> None:
     for name in write.leases:
         _lease_committed(draft, write, name, revision)
     if write.what in ("T1", "T14"):
+        draft.republish = True  # what changed while it was on its way could not be told
         for name in [n for n, s in draft.leases.items() if s.mine and n not in write.leases]:
             draft.update(name, mine=False, cover=None, lost="session")
 
@@ -284,7 +288,24 @@ def watched(draft: Draft, event: events.Watched) -> None:
     """Changes on an unbroken history."""
     if draft.ready:
         draft.set(view=views.with_changes(draft.view, event.at, event.wall_ms, event.changes))
+        for change in event.changes:
+            _new_session_seen(draft, change)
         _own_seen(draft)
+
+
+def _new_session_seen(draft: Draft, change: events.Change) -> None:
+    """Another node is back: if it was cut off, some switch or client may still have its address in mind."""
+    if change.before is not None or not change.now.mod or views.place(change.now.key)[0] is not SessionRecord:
+        return
+    record = records.decode(SessionRecord, change.now.value)
+    if record is not None and record.node != draft.spec.node:
+        _doubt_all(draft, f"{record.node} is back")
+
+
+def _doubt_all(draft: Draft, why: str) -> None:
+    for name, state in draft.leases.items():
+        if state.role is Role.HOLDER:
+            draft.update(name, doubt=why)
 
 
 def _own_seen(draft: Draft) -> None:
@@ -304,8 +325,11 @@ def _node_record_seen(draft: Draft) -> None:
     standing = seen.record.session if seen and seen.record else 0
     if standing == draft.session.id or draft.session.phase is not Phase.LIVE:
         return
+    last = draft.node.republished_at
+    if last is not None and not last.plus(draft.spec.renew_every_ns).wait_over(draft.at):
+        return  # another process puts its own there: once a renewal, and not as fast as both can
     if records.node_key(draft.spec.node) not in draft.node.notes:
-        draft.set(published="")
+        draft.set(published="", republished_at=draft.at)
         draft.republish = True
 
 
@@ -373,6 +397,11 @@ def health_changed(draft: Draft, event: events.HealthChanged) -> None:
     """What the checks say of this node as a holder of the lease."""
     draft.update(event.lease, penalty=event.penalty, ineligible=event.ineligible)
     draft.republish = True
+
+
+def busy_changed(draft: Draft, event: events.BusyChanged) -> None:
+    """Whether clients write to it now."""
+    draft.update(event.lease, busy=event.busy)
 
 
 def copies_reported(draft: Draft, event: events.CopiesReported) -> None:

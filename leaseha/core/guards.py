@@ -8,8 +8,10 @@ from leaseha.core import placement, sequence, session, taking
 from leaseha.core.records import IntentRecord, Kind
 from leaseha.core.session import Phase
 from leaseha.core.state import Draft, Way
-from leaseha.core.values import Instant, earliest
+from leaseha.core.values import NS_PER_S, Instant, earliest
 
+PUT_OFF_NS: Final = 600 * NS_PER_S
+"""How long running uploads put a failback off at most."""
 VAIN_MAX: Final = 2
 """How often a way down that failed is tried again before the holder serves again."""
 
@@ -184,9 +186,24 @@ def failback_asked(draft: Draft, lease: str) -> bool:
     if stuck(draft, lease):
         return False
     named = placement.named(draft, lease, asked.target)
+    if _outdated(draft, lease, asked.target) or put_off(draft, lease):
+        return False
     if named is None or named.why_not() or placement.budget_free_at(draft, lease) is not None:
         return False
     return named.priority > placement.effective(draft, lease)
+
+
+def put_off(draft: Draft, lease: str) -> bool:
+    """Backups are streaming: a failback waits for a pause between them, at most `PUT_OFF_NS`."""
+    state = draft.leases[lease]
+    since = state.wanted_back
+    return state.busy and (since is None or not since.plus(PUT_OFF_NS).wait_over(draft.at))
+
+
+def _outdated(draft: Draft, lease: str, target: str) -> bool:
+    """The target told something new of itself since it asked: it may have been ill, and must stay well anew."""
+    told = draft.view.nodes.get(target)
+    return told is not None and told.mod > draft.view.intent(lease).mod
 
 
 def better_off_elsewhere(draft: Draft, lease: str) -> bool:

@@ -20,6 +20,7 @@ from leaseha.core import (
     session,
     transitions,
     upkeep,
+    wants,
     writer,
 )
 from leaseha.core.effects import Effect, Extend, Stopped, Transitioned, Warned
@@ -49,6 +50,7 @@ HEAR: Final[dict[type, Callable[[Draft, Any], None]]] = {
     events.Doubt: facts.doubt,
     events.ResourceFailed: facts.resource_failed,
     events.HealthChanged: facts.health_changed,
+    events.BusyChanged: facts.busy_changed,
     events.CopiesReported: facts.copies_reported,
     events.TtlChanged: facts.ttl_changed,
     events.StopAsked: facts.stop_asked,
@@ -75,13 +77,14 @@ def step(state: NodeState, event: Event) -> tuple[NodeState, tuple[Effect, ...]]
     upkeep.unblock(draft)
     _ensure_session(draft)
     upkeep.hold_down(draft)
+    upkeep.tell_of_twin(draft)
+    upkeep.put_failback_off(draft)
     for lease in draft.leases:
         settle(draft, lease)
-    upkeep.answer_intents(draft)
     upkeep.collect(draft)
     if draft.republish:
         writer.publish(draft)
-    writer.write(draft)
+    wants.write(draft)
     for lease in draft.leases:
         settle(draft, lease)
         _tell(draft, lease)
@@ -157,25 +160,16 @@ def _ensure_session(draft: Draft) -> None:
         return
     if node.retry_at is not None and not node.retry_at.wait_over(draft.at):
         return
-    twin = _twin(draft)
+    twin = placement.twin(draft)
     if twin is None:
         writer.open_session(draft, instead_of=own.id if own.proven is not None and writer.kept(draft) else 0)
-    elif twin > draft.view.since.boot_ns:
+    elif twin.store != draft.spec.store and twin.renewed:
         draft.set(stopped=True)
         draft.effects.append(
             Stopped(f"another machine runs as node {draft.spec.node!r}: give each node its own name")
         )
     else:
         draft.set(retry_at=draft.at.plus(writer.OPEN_RETRY_NS))
-
-
-def _twin(draft: Draft) -> int | None:
-    """A live session under our name with another store: when its record was last received (boot ns)."""
-    for session_id, record in draft.view.live_sessions():
-        same_name = record.node == draft.spec.node and record.store != draft.spec.store
-        if same_name and not placement.silent(draft, session_id):
-            return draft.view.session(session_id).at.boot_ns
-    return None
 
 
 def _tell(draft: Draft, lease: str) -> None:

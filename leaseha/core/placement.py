@@ -62,6 +62,30 @@ def silent(draft: Draft, session: int) -> bool:
     return over is None or over.wait_over(draft.at)
 
 
+@dataclass(frozen=True, slots=True)
+class Twin:
+    """A live session of another process under this node's name."""
+
+    session: int
+    store: str
+    renewed: bool
+    """It was renewed since this process looked first, so that process lives."""
+
+
+def twin(draft: Draft) -> Twin | None:
+    """Another process that is, or may be, alive as this node: by another disk, or by a copy of ours.
+
+    An earlier process of this host has our store, and does not renew any more: that one is none.
+    """
+    for session_id, record in draft.view.live_sessions():
+        if record.node != draft.spec.node or record.incarnation == draft.spec.incarnation:
+            continue
+        renewed = draft.view.session(session_id).at.boot_ns > draft.view.since.boot_ns
+        if (renewed or record.store != draft.spec.store) and not silent(draft, session_id):
+            return Twin(session_id, record.store, renewed)
+    return None
+
+
 def myself(draft: Draft, lease: str) -> Candidate:
     """This node as a possible holder."""
     state, spec = draft.leases[lease], lease_spec(draft.spec, lease)

@@ -109,6 +109,10 @@ class LeaseState:
     better_since: Instant | None = None
     """Since when we, healthy and in-sync, have been better than a live holder: hold-down."""
     asked_at: Instant | None = None
+    busy: bool = False
+    """Clients are writing to it now."""
+    wanted_back: Instant | None = None
+    """HOLDER: since when a better node has been asking for it."""
     wanted: frozenset[str] | None = None
     """The in-sync set that the replication wants; None: it has not said."""
     awaiting: int = 0
@@ -151,8 +155,14 @@ class NodeState:
     notes: Mapping[str, Put | Delete] = field(default_factory=dict)
     """Writes that ride along with the next renewal, by key."""
     published: str = ""
+    republished_at: Instant | None = None
+    """When the own node record was put again because another's stood there."""
+    twin: int = 0
+    """The session of another process under our name that was told of."""
     """The own node record as last committed or queued."""
     renew_asked: bool = False
+    swept_at: Instant | None = None
+    """When a write that compares a slice of the own claims was sent last."""
     slice_from: int = 0
     """Where the next rotating slice of own claims begins."""
     retry_at: Instant | None = None

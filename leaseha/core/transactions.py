@@ -65,6 +65,25 @@ class Letting:
     claim: ClaimRecord
 
 
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """One claim that is absent: to be written down as *free* if the lease is new, else as *lost*."""
+
+    lease: str
+    new: bool
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Admitting:
+    """One held lease whose in-sync set is to be these stores."""
+
+    lease: str
+    token: int
+    insync_mod: int
+    stores: frozenset[str]
+
+
 def _mod(key: str, value: int) -> Compare:
     return Compare(key, Target.MOD, value)
 
@@ -130,21 +149,23 @@ def t5_take_free(own: Own, items: Sequence[Taking]) -> Txn:
     return _txn(own, _taken_as_seen(items), _claims(items))
 
 
-def t6_write_absent_down(own: Own, lease: str, new: bool, epoch: int) -> Txn:
+def t6_write_absent_down(own: Own, items: Sequence[Absent]) -> Txn:
     """T6: OWN; `create(claim) == 0`; claim *lost*, or for a new lease *free*.
 
     A new lease has `create(insync) == 0` too, and no history; its in-sync set begins with the writer's store.
     """
-    compares = [_absent(records.claim_key(lease))]
+    compares: list[Compare] = []
     puts: list[Put | Delete] = []
-    hold = Hold.LOST
-    if new:
-        hold = Hold.FREE
-        compares.append(_absent(records.insync_key(lease)))
-        first = InsyncRecord(frozenset({own.record.store}))
-        puts.append(Put(records.insync_key(lease), records.encode(first)))
-    claim = ClaimRecord(hold, node=own.record.node, epoch=epoch)
-    return _txn(own, compares, [Put(records.claim_key(lease), records.encode(claim)), *puts])
+    first = InsyncRecord(frozenset({own.record.store}))
+    for item in items:
+        compares.append(_absent(records.claim_key(item.lease)))
+        hold = Hold.FREE if item.new else Hold.LOST
+        claim = ClaimRecord(hold, node=own.record.node, epoch=item.epoch)
+        puts.append(Put(records.claim_key(item.lease), records.encode(claim)))
+        if item.new:
+            compares.append(_absent(records.insync_key(item.lease)))
+            puts.append(Put(records.insync_key(item.lease), records.encode(first)))
+    return _txn(own, compares, puts)
 
 
 def t7_take_lost(own: Own, items: Sequence[Taking]) -> Txn:
@@ -191,11 +212,15 @@ def t12_close(session: int, mod: int, record: SessionRecord, items: Sequence[Let
     )
 
 
-def t13_change_insync(own: Own, lease: str, token: int, insync_mod: int, stores: frozenset[str]) -> Txn:
+def t13_change_insync(own: Own, items: Sequence[Admitting]) -> Txn:
     """T13: OWN; `mod(claim) == T`, `mod(insync) == I`; insync."""
-    key = records.insync_key(lease)
-    compares = [_mod(records.claim_key(lease), token), _mod(key, insync_mod)]
-    return _txn(own, compares, [Put(key, records.encode(InsyncRecord(stores)))])
+    compares: list[Compare] = []
+    puts: list[Put] = []
+    for item in items:
+        key = records.insync_key(item.lease)
+        compares += [_mod(records.claim_key(item.lease), item.token), _mod(key, item.insync_mod)]
+        puts.append(Put(key, records.encode(InsyncRecord(item.stores))))
+    return _txn(own, compares, puts)
 
 
 def t14_reestablish(
@@ -217,3 +242,9 @@ def ask_for_failback(own: Own, lease: str, token: int, intent: IntentRecord) -> 
     """A better node's intent: OWN; `mod(claim) == T`; intent, attached to the asker's session."""
     put = Put(records.intent_key(lease), records.encode(intent), own.session)
     return _txn(own, [_mod(records.claim_key(lease), token)], [put])
+
+
+def answer_intent(own: Own, lease: str, intent_mod: int, answered: IntentRecord) -> Txn:
+    """The holder's no: OWN; `mod(intent) == N`, so that it never stands in place of a newer intent."""
+    key = records.intent_key(lease)
+    return _txn(own, [_mod(key, intent_mod)], [Put(key, records.encode(answered), own.session)])

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
 
-from leaseha.core import guards, placement, records, writer
-from leaseha.core.records import Life
+from leaseha.core import guards, placement, records
+from leaseha.core.effects import Warned
+from leaseha.core.records import Kind, Life
 from leaseha.core.session import Phase
 from leaseha.core.state import Draft, Role
-from leaseha.core.values import NS_PER_S, Delete, Put
+from leaseha.core.values import NS_PER_S, Delete
 
 KEPT_NS: Final = 3600 * NS_PER_S
 """How long a *dead* or *closed* session record stays: no wait anywhere is as long."""
@@ -22,7 +22,7 @@ def hold_down(draft: Draft) -> None:
         if better and state.better_since is None:
             draft.update(name, better_since=draft.at)
         elif not better and state.better_since is not None:
-            draft.update(name, better_since=None)
+            draft.update(name, better_since=None, asked_at=None)  # what it asked then is outdated
 
 
 def unblock(draft: Draft) -> None:
@@ -38,23 +38,6 @@ def unblock(draft: Draft) -> None:
                 draft.republish = True
 
 
-def answer_intents(draft: Draft) -> None:
-    """Say why an intent for this token is not obeyed."""
-    for name, state in draft.leases.items():
-        if state.role is not Role.HOLDER:
-            continue
-        asked = guards.unanswered(draft, name)
-        if asked is None or asked.kind != records.Kind.SWITCHOVER or guards.switchover_asked(draft, name):
-            continue
-        _, why = guards.switchover_target(draft, name, asked)
-        if guards.in_vain(draft, name):
-            why = "the handover came to nothing"
-        value = records.encode(replace(asked, answer=why))
-        key = records.intent_key(name)
-        if key not in draft.node.notes:
-            writer.note(draft, Put(key, value, draft.session.id))
-
-
 def collect(draft: Draft) -> None:
     """Remove the records of sessions that ended long ago and that no claim names: they hang on nothing."""
     if draft.session.phase is not Phase.LIVE or not draft.ready:
@@ -65,3 +48,25 @@ def collect(draft: Draft) -> None:
         if over and seen.at.plus(KEPT_NS).wait_over(draft.at):
             key = records.session_key(session)
             draft.set(notes={**draft.node.notes, key: Delete(key)})
+
+
+def tell_of_twin(draft: Draft) -> None:
+    """Two processes that share a name and a store take turns in one node record: say so, once for each."""
+    if not draft.ready:
+        return
+    found = placement.twin(draft)
+    if found is not None and found.renewed and found.session != draft.node.twin:
+        draft.set(twin=found.session)
+        text = f"another process runs as node {draft.spec.node!r}: give each node its own name and state_dir"
+        draft.effects.append(Warned("", "node name in use", text))
+
+
+def put_failback_off(draft: Draft) -> None:
+    """Since when a failback of a held lease has been asked for: while backups stream it is put off, in bounds."""
+    for name, state in draft.leases.items():
+        asked = guards.unanswered(draft, name) if state.role is Role.HOLDER else None
+        wanted = asked is not None and asked.kind == Kind.FAILBACK
+        if wanted and state.wanted_back is None:
+            draft.update(name, wanted_back=draft.at)
+        elif state.role is not Role.HOLDER and state.wanted_back is not None:
+            draft.update(name, wanted_back=None)

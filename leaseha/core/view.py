@@ -139,7 +139,8 @@ class _Editor:
             past.pop(token, None)
         else:
             age_ns = max(0, self.view.wall_ms - record.at_ms) * NS_PER_MS
-            past[token] = Past(record, self.view.wall_at.plus(-age_ns))
+            known = past.get(token)  # wall clocks may be set; what was placed in time once stays there
+            past[token] = Past(record, known.at if known is not None else self.view.wall_at.plus(-age_ns))
         self.table("history")[lease] = past
 
     def done(self, **changes: Any) -> View:

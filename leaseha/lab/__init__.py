@@ -10,7 +10,7 @@
         lab.nodes["node1"].kill()                # also: term freeze thaw kill_tree restart
         lab.prober.wait_for_answer(by="node2", after_ns=began)
         lab.settle()
-        print(lab.prober.longest_gap_ms(began))  # what the client saw
+        print(lab.prober.longest_gap_ms(began))  # what the client saw of the address; `lab.service` is the service's
         print(lab.two_answering(began))          # [] or when, and who
 
 Hosts: `lab.host(name)` with `run`, `popen`, `call`, `socket`, `add_address`, `remove_address`, `carrier`, `ipv4`,

@@ -27,6 +27,7 @@ from leaseha.lab.timeline import MS, Holding, Overlap, Span
 
 HOLE_NS: Final = 100 * MS
 """Answers of one host at most this far apart are one stay; a second host's between them is an overlap."""
+SERVICE: Final = "service"
 FOREVER_NS: Final = 1 << 62
 _READY_S: Final = 15.0
 _POLL_S: Final = 0.003
@@ -133,7 +134,9 @@ class Instrument(Tool):
 
 
 class Prober(Instrument):
-    """A client that asks all the time who has the VIPs; see `leaseha.lab.prober`."""
+    """A client that asks all the time: who has the VIPs (see `leaseha.lab.prober`), or whether the service on
+    one of them answers (see `leaseha.lab.service_prober`), whoever it is.
+    """
 
     def instants(self, kind: Kind, subject: int = 0) -> list[int]:
         """Sorted instants of all sends or answers."""
@@ -302,6 +305,13 @@ def start_prober(
         nodes = [host.mac.replace(":", "") for host in direct]
         options |= {"packet_fd": packet.fileno(), "nodes": nodes} | _identity(client)
     return Prober("prober", options, sockets, log, names)
+
+
+def start_service_prober(client: Host, vip: str, port: int, log: Path, period_ms: float) -> Prober:
+    """A prober on `client` that asks the service; all its answers are those of `SERVICE`."""
+    options = {"target": vip, "port": port, "period_ns": int(period_ms * MS)}
+    # Made in the client's network, where it stays: it needs a new socket for each probe.
+    return client.call(Prober, "service_prober", options, (), log, (SERVICE,))
 
 
 def start_arp_observer(

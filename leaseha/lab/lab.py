@@ -19,7 +19,7 @@ from leaseha.errors import LabError
 from leaseha.lab import instruments
 from leaseha.lab.etcd import EtcdCluster, find_etcd
 from leaseha.lab.host import Host
-from leaseha.lab.instruments import FOREVER_NS, ArpObserver, NetlinkMonitor, Prober, Tool
+from leaseha.lab.instruments import FOREVER_NS, ArpObserver, Instrument, NetlinkMonitor, Prober, Tool
 from leaseha.lab.net import ETCD, ETCD_NETWORK, MAIN, MAIN_NETWORK, Network, Switch
 from leaseha.lab.nodes import AgentNode, Table, merged
 from leaseha.lab.sandbox import inside
@@ -93,6 +93,7 @@ class Lab:
         self._etcd: EtcdCluster | None = None
         self._prober: Prober | None = None
         self._direct: Prober | None = None
+        self._service: Prober | None = None
         self._arp: ArpObserver | None = None
         self._monitor: NetlinkMonitor | None = None
         self._responder: Tool | None = None
@@ -275,8 +276,17 @@ class Lab:
 
     # Measuring
 
-    def measure(self, *, period_ms: float = 1.0, direct_ms: float = 4.0, arp_ms: float = 4.0) -> Self:
-        """Start all instruments and wait until they measure: `prober`, `direct`, `arp`, `monitor`.
+    def measure(
+        self,
+        *,
+        period_ms: float = 1.0,
+        direct_ms: float = 4.0,
+        arp_ms: float = 4.0,
+        service_port: int | None = None,
+        service_ms: float = 5.0,
+    ) -> Self:
+        """Start all instruments and wait until they measure: `prober`, `direct`, `arp`, `monitor`, and, with
+        the port of an HTTP service on the first VIP, `service`.
 
         What they saw before, if they ran already, is dropped: a long campaign measures each run anew.
         """
@@ -302,9 +312,20 @@ class Lab:
         keep.callback(self._direct.stop)
         self._arp = instruments.start_arp_observer(observer, vips, nodes, folder / "arp.log", arp_ms)
         keep.callback(self._arp.stop)
-        for one in (self._monitor, self._prober, self._direct, self._arp):
+        self._service = None
+        if service_port is not None:
+            log = folder / "service.log"
+            self._service = instruments.start_service_prober(
+                self.client, vips[0], service_port, log, service_ms
+            )
+            keep.callback(self._service.stop)
+        for one in self._instruments():
             one.wait_ready()
         return self
+
+    def _instruments(self) -> Iterable[Instrument]:
+        service = () if self._service is None else (self._service,)
+        return (self.monitor, self.prober, self.direct, self.arp, *service)
 
     @property
     def prober(self) -> Prober:
@@ -315,6 +336,11 @@ class Lab:
     def direct(self) -> Prober:
         """Every node asked by its own MAC address. Raises `LabError` before `measure`."""
         return _started(self._direct)
+
+    @property
+    def service(self) -> Prober:
+        """The client's view of the HTTP service. Raises `LabError` before `measure`, or without its port."""
+        return _started(self._service)
 
     @property
     def arp(self) -> ArpObserver:
@@ -329,7 +355,7 @@ class Lab:
     def settle(self) -> int:
         """Until every instrument has noted all that happened before this call; its instant in ns."""
         now_ns = time.monotonic_ns()
-        for one in (self.monitor, self.prober, self.direct, self.arp):
+        for one in self._instruments():
             one.settle(now_ns)
         return now_ns
 

@@ -156,13 +156,13 @@ class App:
         elif address.kind is not Kind.CONFIG and not address.name:
             if method != "GET":
                 raise RefusedError(405, "a folder can be listed, nothing else")
-            self._list(exchange, address)
+            self._list(exchange, admitted, address)
         elif method == "POST":
             self._upload(exchange, admitted, address)
         elif method == "DELETE":
             self._delete(exchange, admitted, address)
         else:
-            self._read(exchange, address)
+            self._read(exchange, admitted, address)
 
     def _repository(self, exchange: Exchange, admitted: Pass, address: Address) -> None:
         if exchange.request.method != "POST":
@@ -174,18 +174,21 @@ class App:
         admitted.check_directory()
         exchange.answer(200)
 
-    def _list(self, exchange: Exchange, address: Address) -> None:
+    def _list(self, exchange: Exchange, admitted: Pass, address: Address) -> None:
         # The header is compared whole, as every known client sends it and rest-server does.
         with_sizes = exchange.request.fields.get(b"accept") == V2.encode()
         entries = [one for one in self._store.entries(address) if self._visible(address, one.name)]
+        if not entries:
+            admitted.check_directory()  # nothing there, or no directory any more?
         exchange.answer(
             200, _listing(entries, with_sizes=with_sizes), ("Content-Type", V2 if with_sizes else V1)
         )
 
-    def _read(self, exchange: Exchange, address: Address) -> None:
+    def _read(self, exchange: Exchange, admitted: Pass, address: Address) -> None:
         try:
             stored = self._store.open(address)
         except (FileNotFoundError, NotADirectoryError) as missing:
+            admitted.check_directory()
             raise RefusedError(404, "no such object") from missing
         with stored:
             if not self._visible(address, address.name):

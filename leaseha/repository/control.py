@@ -17,12 +17,13 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from leaseha.core.values import NS_PER_S, Instant
 from leaseha.errors import RepositoryError
+from leaseha.lines import Shape
 
 __all__ = ["Answer", "Notice", "RepositoryError", "RepositoryProcess", "RepositoryStatus"]
 
@@ -36,6 +37,8 @@ _END_S: Final = 1.0
 _LINE_MAX: Final = 64 * 1024
 _BACKLOG_MAX: Final = 64 * 1024
 """Bytes not read by the child; past this it is hung, and further deadlines are not worth keeping for it."""
+
+_PLAIN: Final = Shape()
 
 Message = dict[str, Any]
 
@@ -111,16 +114,19 @@ class RepositoryProcess:
         *,
         depth: int = 2,
         append_only: bool = False,
-        log_level: str = "info",
+        logs: Shape = _PLAIN,
     ) -> None:
-        """`path`: the data directory. `notice` is called from the loop and must not block or raise."""
+        """`path`: the data directory. `notice` is called from the loop and must not block or raise.
+
+        `logs`: what the child's lines on its standard error look like, who it speaks for, and from which level on.
+        """
         self._path = path
         self._notice = notice
         self._options = [
             "--depth",
             str(depth),
-            "--log-level",
-            log_level,
+            "--log",
+            json.dumps(asdict(logs)),
             *(["--append-only"] if append_only else []),
         ]
         self._process: asyncio.subprocess.Process | None = None

@@ -144,6 +144,9 @@ class Gate:
                     self._close(str(old))
                     self._superseded()
             raise GateClosedError(str(old)) from old
+        except FileNotFoundError as gone:
+            # Not a disk that refuses: what is there now is no store at all, and must not look like an empty one.
+            raise GateClosedError("the data directory is not there any more (is it mounted?)") from gone
         self.check(mark)
 
 

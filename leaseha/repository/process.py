@@ -2,8 +2,8 @@
 
 It is warm before it is needed: everything is imported, the directory is looked at, no listener is open.
 It dies with its agent, twice over: the kernel kills it when the agent's main thread ends, and the end of the
-control channel makes it reset everything and leave. SIGTERM and SIGINT are ignored: a service manager or a
-terminal sends them to the whole group, and the agent decides what finishes.
+control channel makes it reset everything and leave. SIGTERM, SIGINT and SIGHUP are ignored: a service manager or
+a terminal sends them to the whole group, and the agent decides what finishes.
 
 What this process cannot promise is to act while it is frozen. Then the kernel's fences keep it unheard, and
 when it thaws, each answer looks at the clock first.
@@ -12,6 +12,7 @@ when it thaws, each answer looks at the clock first.
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import queue
@@ -20,13 +21,13 @@ import signal
 import socket
 import sys
 import threading
-import time
 from dataclasses import asdict
 from logging.handlers import QueueHandler, QueueListener
 from pathlib import Path
 from typing import Final
 
 from leaseha.core.values import NS_PER_MS, Instant
+from leaseha.lines import Shape, formatter
 from leaseha.repository import kernel
 from leaseha.repository.app import App
 from leaseha.repository.control import Message, decode, encode
@@ -73,7 +74,7 @@ class Repository:
         waiting = select.poll()
         waiting.register(self._channel, select.POLLIN)
         waiting.register(self._wake, select.POLLIN)
-        self._tell({"say": "ready", "id": 0, "ok": True, "highest": self._ledger.highest().token})
+        self._tell({"say": "ready", "id": 0, "ok": True, "highest": self._highest()})
         while True:
             ready = dict(waiting.poll(self._patience_ms()))
             self._mind_deadline()
@@ -211,7 +212,7 @@ class Repository:
                 "gate_open": word is not None,
                 "token": word.mark.token if word else 0,
                 "epoch": word.mark.epoch if word else 0,
-                "highest_token": self._ledger.highest().token,
+                "highest_token": self._highest(),
                 "connections": connections,
                 "busy": busy,
                 **asdict(self._app.counters),
@@ -247,8 +248,15 @@ class Repository:
         os.eventfd_write(self._wake, 1)
 
     def _answer(self, number: int, *, ok: bool, why: str = "", cut: int = 0) -> None:
-        highest = self._ledger.highest().token
+        highest = self._highest()
         self._tell({"say": "answer", "id": number, "ok": ok, "why": why, "cut": cut, "highest": highest})
+
+    def _highest(self) -> int:
+        """For information only; 0 when the directory cannot be read, for instance because it was unmounted."""
+        try:
+            return self._ledger.highest().token
+        except OSError:
+            return 0
 
     def _tell(self, message: Message) -> None:
         """Never waits: an agent that does not read is as good as gone, and its deadline will pass."""
@@ -272,17 +280,13 @@ def _warm_up() -> None:
     parse_head(b"GET /config HTTP/1.1\r\nHost: warm\r\n\r\n")
 
 
-def _start_logging(level: str) -> QueueListener:
+def _start_logging(shape: Shape) -> QueueListener:
     """Lines go to stderr through a bounded queue: whoever does not read it must not stop a deadline."""
-    form = logging.Formatter(
-        "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S"
-    )
-    form.converter = time.gmtime
     out = logging.StreamHandler(sys.stderr)
-    out.setFormatter(form)
+    out.setFormatter(formatter(shape))
     lines: queue.Queue[logging.LogRecord] = queue.Queue(_LOG_LINES)
     logging.raiseExceptions = False  # a line that finds the queue full is dropped
-    logging.basicConfig(level=level.upper(), format="%(message)s", handlers=[QueueHandler(lines)])
+    logging.basicConfig(level=shape.level.upper(), format="%(message)s", handlers=[QueueHandler(lines)])
     listener = QueueListener(lines, out)
     listener.start()
     return listener
@@ -296,13 +300,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--path", type=Path, required=True, help="the data directory")
     parser.add_argument("--depth", type=int, default=2, help="segments of a repository's name, at most")
     parser.add_argument("--append-only", action="store_true", help="delete nothing but locks")
-    parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    parser.add_argument("--log", type=json.loads, default={}, help="the shape of log lines, as JSON")
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     if not kernel.die_with_parent(options.parent):
         return 0
-    logs = _start_logging(options.log_level)
+    logs = _start_logging(Shape(**options.log))
     try:
         return _run(options)
     finally:

@@ -10,6 +10,7 @@ Not promised: anything about the disk after a failed fsync. It is never tried ag
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, Self
 
+from leaseha.repository.durable import Folders, fsync_file, fsync_folder
 from leaseha.repository.paths import Address, Kind, is_name
 from leaseha.repository.temporary import Temporaries, Temporary
 from leaseha.repository.tokens import Mark
@@ -98,24 +100,25 @@ class Store(Protocol):
 
 
 class DirectoryStore:
-    """Objects as files under `root`."""
+    """Objects as files under `root`. `sync` is what makes a folder's entries durable: `fsync_folder`."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, sync: Callable[[Path], None] = fsync_folder) -> None:
         self.root = root
+        self._folders = Folders(root, sync)
         self.temporaries = Temporaries(root / OURS / "tmp")
 
     def create(self, repo: tuple[str, ...]) -> None:
         """The folders that restic's own local layout has."""
         base = self.root.joinpath(*repo)
-        _make_folders(base)
+        self._folders.make(base)
         for kind in Kind:
             if kind is not Kind.CONFIG:
                 (base / kind).mkdir(mode=0o700, exist_ok=True)
         data = base / Kind.DATA
         for number in range(256):
             (data / f"{number:02x}").mkdir(mode=0o700, exist_ok=True)
-        fsync_folder(data)
-        fsync_folder(base)
+        self._folders.settle(base)
+        self._folders.settle(data)
 
     def entries(self, address: Address) -> Iterator[Entry]:
         """Files whose name is a hash, in the folder where they belong; whatever else lies there is not ours."""
@@ -138,16 +141,14 @@ class DirectoryStore:
 
     def begin(self, address: Address, mark: Mark, size: int | None) -> Upload:
         """Space for `size` bytes is reserved, so that a full disk is told before the body has come."""
-        return _FileUpload(self.temporaries.make(mark, size), self._path(address), address)
+        return _FileUpload(self.temporaries.make(mark, size), self._path(address), address, self._folders)
 
     def delete(self, address: Address) -> None:
         """Removal; a dated trash will take its place here."""
         path = self._path(address)
-        try:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             path.unlink()
-        except (FileNotFoundError, NotADirectoryError):
-            return
-        fsync_folder(path.parent)
+        self._folders.settle_absence(path)
 
     def _folder(self, address: Address) -> Path:
         if address.kind is None:
@@ -168,10 +169,11 @@ class DirectoryStore:
 class _FileUpload:
     """A temporary file that becomes `path`."""
 
-    def __init__(self, temporary: Temporary, path: Path, address: Address) -> None:
+    def __init__(self, temporary: Temporary, path: Path, address: Address, folders: Folders) -> None:
         self._temporary = temporary
         self._path = path
         self._address = address
+        self._folders = folders
         self._hash = hashlib.sha256()
         self._done = False
 
@@ -190,7 +192,7 @@ class _FileUpload:
         They are the same, unless the disk has spoilt the old ones: then this heals them. A config has no hash
         for a name, so it is linked, which never replaces; the same bytes again are no conflict.
         """
-        _make_folders(self._path.parent)
+        self._folders.make(self._path.parent)
         self._temporary.seal()
         allowed()
         if self._address.kind is Kind.CONFIG:
@@ -238,30 +240,3 @@ def _hashed_files(folder: Path, prefix: str) -> Iterator[Entry]:
                 yield Entry(entry.name, entry.stat(follow_symlinks=False).st_size)
             except FileNotFoundError:  # deleted since
                 continue
-
-
-def _make_folders(folder: Path) -> None:
-    """`folder` and what misses above it, each durable in its parent."""
-    if folder.is_dir():
-        return
-    _make_folders(folder.parent)
-    folder.mkdir(mode=0o700, exist_ok=True)
-    fsync_folder(folder.parent)
-
-
-def fsync_folder(folder: Path) -> None:
-    """The folder's entries are on the disk when this returns. Raises OSError."""
-    _fsync(folder, os.O_RDONLY | os.O_DIRECTORY)
-
-
-def fsync_file(path: Path) -> None:
-    """The file's bytes are on the disk when this returns. Raises OSError."""
-    _fsync(path, os.O_RDONLY)
-
-
-def _fsync(path: Path, flags: int) -> None:
-    fd = os.open(path, flags)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -72,7 +72,9 @@ class Temporaries:
     """The folder of them."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """`folder` is `.leaseha/tmp` of the data directory, which is never made here. Raises OSError."""
+        folder.parent.mkdir(exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
         self._folder = folder
         self._numbers = itertools.count(1)
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from leaseha.repository.durable import fsync_folder
+
 _FORM: Final = re.compile(r"([0-9]{10})-([0-9]{20})")
 
 
@@ -49,14 +51,22 @@ class TokenLedger:
     """The marks of one data directory. Several processes, also of several nodes, may use it at once."""
 
     def __init__(self, folder: Path) -> None:
-        """`folder` is `.leaseha/token` of the data directory; made if absent."""
+        """`folder` is `.leaseha/token` of the data directory; made if absent, the data directory itself never is.
+
+        Raises OSError.
+        """
         self._folder = folder
-        if not folder.is_dir():
-            folder.mkdir(parents=True, exist_ok=True)
-            _fsync_folder(folder.parent)
+        folder.parent.mkdir(exist_ok=True)
+        folder.mkdir(exist_ok=True)
+        # Also if they were there: whoever made them may have died before they were on the disk.
+        fsync_folder(folder.parent)
+        fsync_folder(folder.parent.parent)
 
     def highest(self) -> Mark:
-        """The highest mark stored; `NOTHING` when none was. One directory read, of one or two entries."""
+        """The highest mark stored; `NOTHING` when none was. One directory read, of one or two entries.
+
+        Raises FileNotFoundError when the folder is gone, as it is when the disk was unmounted.
+        """
         found = (_FORM.fullmatch(name) for name in os.listdir(self._folder))  # noqa: PTH208 - in every request
         return max((Mark(int(match[1]), int(match[2])) for match in found if match), default=NOTHING)
 
@@ -75,7 +85,7 @@ class TokenLedger:
             finally:
                 os.close(fd)
         # Also for an equal one: whoever stored it may have died before the directory was on the disk.
-        _fsync_folder(self._folder)
+        fsync_folder(self._folder)
         now_highest = self.highest()
         if mark < now_highest:
             raise TokenTooOldError(mark, now_highest)
@@ -92,11 +102,3 @@ class TokenLedger:
             match = _FORM.fullmatch(entry.name)
             if match and Mark(int(match[1]), int(match[2])) < mark:
                 entry.unlink(missing_ok=True)
-
-
-def _fsync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import signal
 import uuid
+from collections.abc import Coroutine
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from leaseha import __version__
 from leaseha.adapters import clock, route
@@ -21,8 +23,10 @@ from leaseha.config import Config, LeaseConfig, node_spec
 from leaseha.core import events, machine
 from leaseha.core.spec import NodeSpec
 from leaseha.core.values import NS_PER_S
-from leaseha.errors import InvariantBroken, LeasehaError, OperationalError
+from leaseha.errors import InvariantBroken, LeasehaError, OperationalError, fault
+from leaseha.lines import Shape
 from leaseha.runtime import report
+from leaseha.runtime.datadir import DataDirectory
 from leaseha.runtime.executor import Executor, Observer
 from leaseha.runtime.fencing import interface_of, put_up
 from leaseha.runtime.guarding import Guarding, charge
@@ -36,6 +40,9 @@ from leaseha.runtime.status import STATUS_SOCKET, Answers, StatusServer
 from leaseha.runtime.stores import EtcdStore, make_client
 from leaseha.runtime.unheld import Unheld, reasons
 from leaseha.runtime.wellness import Wellness
+
+if TYPE_CHECKING:
+    from leaseha.runtime.repositories import WarmRepository
 
 STALLED_NS: Final = 5 * NS_PER_S
 """A pump that has not advanced for this long (beyond its renewals) is not alive."""
@@ -62,12 +69,13 @@ class Agent:
         self._ended = Ended()
         self._over = asyncio.Event()
         self._members: list[dict[str, Any]] = []
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._gap = self._looking = False
         self._binders: dict[str, VipBinder] = {}
         self._announcers: dict[str, Announcer] = {}
         self._conflicts: list[ConflictWatch] = []
         self._services: dict[str, Service] = {}
-        self._repositories: dict[str, Any] = {}
+        self._repositories: dict[str, WarmRepository] = {}
 
     async def run(self) -> None:
         """Until a stop is asked for and done. Raises `LeasehaError` for what makes the node unable to run."""
@@ -81,18 +89,21 @@ class Agent:
         self.pump = Pump(machine.initial(spec), self._execute, self._broken)
         self.pump.attach(asyncio.get_running_loop())
         for lease in config.leases:
-            await self._make_service(lease)
+            self._make_service(lease)
         self._executor = Executor(store, self._services, self._observer, self.pump.give, self._stopped)
         self._status = StatusServer(Answers(self.status, self._alive, self._ready, self._holder))
         self._guard.configure(self._charge())
         try:
+            self._wellness = Wellness(self.config, self._binders_by_lease(), self._health_changed)
             await self._sweep()
+            unready = await self._readiness()
             await self._status.listen_unix(config.runtime_dir / STATUS_SOCKET)
             if config.status.listen is not None:
                 await self._status.listen_tcp(config.status.listen.host, config.status.listen.port)
             self._catch_signals()
             self._watch_surroundings(store)
             self.pump.give(events.Started(clock.now()))
+            self._keep_ready(unready)
             await self._over.wait()
         finally:
             await self._end(store)
@@ -118,12 +129,16 @@ class Agent:
         )
         return replace(spec, margin_ns=self._fencing.margin_ns(config.session))
 
-    async def _make_service(self, lease: LeaseConfig) -> None:
+    def _make_service(self, lease: LeaseConfig) -> None:
         interface = interface_of(self.config, lease)
         if interface not in self._binders:
-            slack_ms = self._fencing.slack_ms
+            fencing = self._fencing
             self._binders[interface] = VipBinder(
-                interface, self.config.cluster, warn=_warn, slack_ms=slack_ms
+                interface,
+                self.config.cluster,
+                warn=_warn,
+                slack_ms=fencing.slack_ms,
+                most_past_ms=fencing.most_past_ms(self.config.session),
             )
             self._announcers[interface] = Announcer(interface)
         port = lease.repository.port if lease.repository is not None else 0
@@ -132,11 +147,10 @@ class Agent:
             vips=tuple(vip.ip for vip in lease.vips),
             binder=self._binders[interface],
             announcer=self._announcers[interface],
-            repository=await self._make_repository(lease),
+            repository=self._make_repository(lease),
             port=port,
             guard=self._guard,
             fencing=self._fencing,
-            least_left_ns=self._fencing.least_left_ns(self.config.session),
         )
         self._services[lease.name] = Service(parts, self._answered, self._lease_warning, self._vip_broken)
 
@@ -146,7 +160,7 @@ class Agent:
         vips = {str(ip): part.binder.interface for part in parts for ip in part.vips}
         return charge(self.config, vips, cluster_tag(self.config.cluster), self._fencing.close_commands)
 
-    async def _make_repository(self, lease: LeaseConfig) -> Repository | None:
+    def _make_repository(self, lease: LeaseConfig) -> Repository | None:
         if lease.repository is None:
             return None
         from leaseha.runtime.repositories import WarmRepository
@@ -154,10 +168,34 @@ class Agent:
         def failed(detail: str) -> None:
             self.pump.give(events.ResourceFailed(clock.now(), lease.name, detail))
 
-        repository = WarmRepository(lease.name, lease.repository.path, failed)
-        await repository.ensure_running()
-        self._repositories[lease.name] = repository
-        return repository
+        def busy(writing: bool) -> None:
+            self.pump.give(events.BusyChanged(clock.now(), lease.name, writing))
+
+        config, log = self.config, self.config.log
+        directory = DataDirectory(lease.name, lease.repository.path, config.state_dir)
+        logs = Shape(config.node.name, config.cluster, log.format.value, log.level.value, lease.name)
+        self._repositories[lease.name] = WarmRepository(lease.name, directory, logs, failed, busy)
+        return self._repositories[lease.name]
+
+    def _keep_ready(self, first: dict[str, str]) -> None:
+        """One bad data directory costs its own lease and no other: this node is no candidate for it meanwhile."""
+        for lease, repository in self._repositories.items():
+            if first[lease]:
+                self._unready(lease, first[lease])
+            keeping = repository.keep_ready(first[lease], functools.partial(self._unready, lease))
+            self._beside(f"the look at the data directory of {lease}", keeping)
+
+    async def _readiness(self) -> dict[str, str]:
+        """Why each lease's repository could not serve; empty if it could."""
+        tries = (repository.readiness() for repository in self._repositories.values())
+        return dict(zip(self._repositories, await asyncio.gather(*tries), strict=True))
+
+    def _unready(self, lease: str, why: str) -> None:
+        if why:
+            _log.error("not served by this node: %s", why, extra={"leaseha": {"lease": lease}})
+        else:
+            _log.info("the repository can serve again", extra={"leaseha": {"lease": lease}})
+        self._wellness.unready(lease, why)
 
     async def _sweep(self) -> None:
         vips = [vip.ip for lease in self.config.leases for vip in lease.vips]
@@ -171,14 +209,9 @@ class Agent:
                 )
 
     def _watch_surroundings(self, store: EtcdStore) -> None:
-        loop = asyncio.get_running_loop()
-        self._links = LinkWatch(self)
-        self._wellness = Wellness(self.config, self._binders_by_lease(), self._health_changed)
-        self._tasks = [
-            loop.create_task(self._links.run()),
-            loop.create_task(self._wellness.run()),
-            loop.create_task(self._ask_members(store)),
-        ]
+        self._beside("the watch of links and addresses", LinkWatch(self).run())
+        self._beside("the checks", self._wellness.run())
+        self._beside("the look at etcd's members", self._ask_members(store), vital=False)
         for interface in self._binders:
             watch = ConflictWatch(interface, self._claimed)
             vips = [
@@ -193,6 +226,22 @@ class Agent:
                 _log.warning("foreign claims on VIPs of %s will not be noticed: %s", interface, error)
             self._conflicts.append(watch)
 
+    def _beside(self, what: str, work: Coroutine[Any, Any, None], *, vital: bool = True) -> None:
+        """Run something for as long as the agent runs."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(functools.partial(self._beside_ended, what, vital))
+
+    def _beside_ended(self, what: str, vital: bool, task: asyncio.Task[None]) -> None:
+        """A node that does not look any more at what it needs to see lets go, so that another holds; and comes back."""
+        self._tasks.discard(task)
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        _log.error("%s broke off: %s", what, fault(error))
+        if vital:
+            self._ended.failure = f"{what} broke off: {fault(error)}"
+            self.stop()
+
     def _binders_by_lease(self) -> dict[str, str]:
         return {name: service.parts.binder.interface for name, service in self._services.items()}
 
@@ -202,6 +251,12 @@ class Agent:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
+        # Its default would end the agent without a release; and people expect a reload of it.
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+
+    @staticmethod
+    def _hang_up() -> None:
+        _log.warning("SIGHUP: no reload in this version: restart to apply a new configuration")
 
     def _answered(self, lease: str, serial: int, ok: bool) -> None:
         self._executor.answered(lease, serial, ok)
@@ -237,9 +292,18 @@ class Agent:
 
     def on_gap(self) -> None:
         """Changes may have been missed: look at every bound VIP."""
-        self._tasks.append(asyncio.get_running_loop().create_task(self._look_for_drift()))
+        self._gap = True
+        if not self._looking:
+            self._looking = True
+            self._beside("the look for VIPs that are gone", self._look_for_drift())
 
     async def _look_for_drift(self) -> None:
+        while self._gap:
+            self._gap = False
+            await self._look_at_all()
+        self._looking = False
+
+    async def _look_at_all(self) -> None:
         for binder in self._binders.values():
             with contextlib.suppress(OperationalError):
                 for lease, vips in (await binder.missing()).items():
@@ -306,7 +370,7 @@ class Agent:
         self._executor.execute(effect)
 
     def _stopped(self, failure: str) -> None:
-        self._ended.failure = failure
+        self._ended.failure = failure or self._ended.failure
         self._over.set()
 
     def _broken(self, error: InvariantBroken) -> None:

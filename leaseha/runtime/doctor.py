@@ -8,13 +8,15 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from leaseha.adapters import clock, fence, route
-from leaseha.adapters.etcd import known_bad
+from leaseha.adapters.etcd import MemberStatus, diverges, known_bad
 from leaseha.config import Config
 from leaseha.core.records import NodeRecord, decode
 from leaseha.errors import OperationalError
 from leaseha.runtime import guarding, rights
+from leaseha.runtime.datadir import DataDirectory
 from leaseha.runtime.fencing import unfenced
 from leaseha.runtime.operator import ASK_TIMEOUT_S, etcd_of
 
@@ -64,9 +66,8 @@ def _machine(config: Config) -> list[Finding]:
         if lease.priority.get(config.node.name, 0) == 0:
             text = f"lease.{lease.name}.priority has nothing (or 0) for {config.node.name}: it will never hold it"
             found.append(Finding(grave=False, text=text))
-        if lease.repository is not None and not _writable(lease.repository.path):
-            text = f"lease.{lease.name}.repository.path = {lease.repository.path}: not a directory one can write to"
-            found.append(Finding(grave=True, text=text))
+        if lease.repository is not None:
+            found += _data(DataDirectory(lease.name, lease.repository.path, config.state_dir))
     if lacking := rights.lacking():
         # Whoever checks need not be the account that will run the agent; root can be no more than it is.
         found.append(Finding(grave=os.geteuid() == 0, text=rights.sentence(lacking)))
@@ -85,9 +86,16 @@ def _arp(interface: str) -> list[Finding]:
     return found
 
 
-def _writable(path: Path) -> bool:
-    existing = path if path.exists() else path.parent
-    return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+def _data(directory: DataDirectory) -> list[Finding]:
+    """The data directory as a running agent would judge it, but nothing is written."""
+    try:
+        why = directory.trouble()
+    except PermissionError as error:
+        text = f"{error.filename} cannot be read by this account: the data directory was not compared with it"
+        return [Finding(grave=False, text=text)]
+    except OSError as error:
+        why = f"{directory.path} cannot be looked at: {error.strerror}"
+    return [Finding(grave=True, text=why)] if why else []
 
 
 async def _cluster(config: Config) -> list[Finding]:
@@ -98,12 +106,7 @@ async def _cluster(config: Config) -> list[Finding]:
             _, keys = await client.read_all(ASK_TIMEOUT_S)
             took_ms = (clock.now().boot_ns - before.boot_ns) / 1e6
             for member in await client.status():
-                if member.why:
-                    found.append(Finding(grave=False, text=f"etcd {member.endpoint}: {member.why}"))
-                elif (bad := known_bad(member.version)) is not None:
-                    found.append(Finding(grave=False, text=f"etcd {member.endpoint} {member.version}: {bad}"))
-                at = f"etcd {member.endpoint}"
-                found.extend(Finding(grave=True, text=f"{at}: alarm {alarm}") for alarm in member.alarms)
+                found += judge(member)
     except OperationalError as error:
         return [Finding(grave=True, text=f"etcd.endpoints: {error}")]
     if took_ms * 1e6 > config.session.ttl_ns / 4:
@@ -131,6 +134,32 @@ def _guard(config: Config) -> list[Finding]:
             " (etcd's JSON gateway knows no users by certificate: etcd.user and etcd.password_file name one)"
         )
     return [Finding(grave=False, text=text)]
+
+
+def judge(member: MemberStatus) -> list[Finding]:
+    """What one member of etcd says of itself: a release that loses data is refused, an old one is told."""
+    at = f"etcd {member.endpoint}"
+    if member.why:
+        return [Finding(grave=False, text=f"{at}: {member.why}")]
+    found = [Finding(grave=True, text=f"{at}: alarm {alarm}") for alarm in member.alarms]
+    if (bad := known_bad(member.version)) is not None:
+        found.append(Finding(grave=diverges(member.version), text=f"{at} {member.version}: {bad}"))
+    if member.is_leader and _is_here(member.endpoint):
+        text = f"{at} leads, and is on this machine: if it dies, a takeover first waits for etcd's election"
+        found.append(Finding(grave=False, text=text))
+    return found
+
+
+def _is_here(endpoint: str) -> bool:
+    """Whether the endpoint's host is an address of this machine: only such a one can be bound."""
+    host = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}").hostname or ""
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind, proto) as probe:
+            probe.bind(address)
+    except OSError:
+        return False
+    return True
 
 
 def _against(config: Config, other: NodeRecord) -> list[Finding]:

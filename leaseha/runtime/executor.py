@@ -86,6 +86,7 @@ class Executor:
         self._give = give
         self._stopped = stopped
         self._alarm = Alarm(lambda at: give(events.Tick(at)))
+        self._watch_of = 0
         self._began: dict[tuple[str, int], Instant] = {}
         self._lanes = {name: Lane(self._act(service), self._ended) for name, service in services.items()}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -106,6 +107,7 @@ class Executor:
             case effects.Warned():
                 self._tell(lambda: self._observer.warned(effect))
             case effects.ReadAll(request, restart_watch):
+                self._watch_of = request if restart_watch else self._watch_of
                 self._spawn(self._read_all(request, restart_watch=restart_watch))
             case effects.OpenSession(request, ttl_s):
                 self._spawn(self._open_session(request, ttl_s))
@@ -193,7 +195,7 @@ class Executor:
             self._give(events.ReadFailed(clock.now(), request, fault(error)))
             return
         self._give(events.Snapshot(clock.now(), request, head, clock.wall_ms(), keys))
-        if restart_watch:
+        if restart_watch and request == self._watch_of:  # else the core has begun anew meanwhile
             self._store.watch(head.revision + 1, self._changed, self._reread)
 
     def _changed(self, head: Head, changes: tuple[Change, ...]) -> None:

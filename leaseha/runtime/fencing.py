@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 LAYER: Final = "kernel: nftables"
 LIFETIMES: Final = "kernel: address lifetimes"
-LEAST_LEFT_NS: Final = 800 * NS_PER_MS
-"""A lifetime is at least 1 s, and reaches 200 ms past a deadline that is further away than this."""
+SHORT_TTL_PAST_MS: Final = 1000
+"""How far the shortest lifetime may outlast the deadline of a ttl below 1 s: its margin without a fence is 2.3 s."""
 
 _log = logging.getLogger("leaseha.agent")
 
@@ -101,9 +101,9 @@ class Fencing:
             return session.margin_ns
         return FENCE_LATENESS_MS * NS_PER_MS
 
-    def least_left_ns(self, session: SessionConfig) -> int:
-        """With less than this left no address lifetime is set: it would outlast the margin."""
-        return 0 if self._fence is not None or session.ttl_ns < NS_PER_S else LEAST_LEFT_NS
+    def most_past_ms(self, session: SessionConfig) -> int | None:
+        """How far the kernel's shortest lifetime may outlast the deadline; None: as far as any other."""
+        return SHORT_TTL_PAST_MS if self._fence is None and session.ttl_ns < NS_PER_S else None
 
     async def arm(self, vips: Iterable[IPAddress], deadline: Instant) -> None:
         """Open until the deadline. Raises `FenceError`."""

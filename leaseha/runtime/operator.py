@@ -20,7 +20,7 @@ from leaseha.core import machine, records, trace
 from leaseha.core import view as views
 from leaseha.core.records import ClaimRecord, HistoryRecord, Hold, IntentRecord, Kind
 from leaseha.core.state import NodeState
-from leaseha.core.values import Committed, Compare, Head, KeyValue, Put, Target, Txn
+from leaseha.core.values import Committed, Compare, Head, KeyValue, Put, Target, Txn, Unknown
 from leaseha.errors import AgentUnreachable, OperationalError, StoreUnavailable, SwitchoverFailed, UsageError
 from leaseha.runtime import report
 from leaseha.runtime.status import STATUS_SOCKET
@@ -30,6 +30,7 @@ INTENT_TTL_S: Final = 60
 """An intent that nobody obeyed vanishes by itself."""
 POLL_S: Final = 0.05
 ASK_TIMEOUT_S: Final = 5.0
+UNSURE: Final = "etcd gave no answer to the request, so whether it stood is unknown: look before asking again"
 Keys = tuple[KeyValue, ...]
 
 
@@ -123,6 +124,19 @@ class Moved:
     trace_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request for a move, as it was written or may have been."""
+
+    token: int
+    held: ClaimRecord
+    intent: IntentRecord
+    after: int
+    """The revision after which an answer to it comes: earlier ones were given to others."""
+    certain: bool
+    """False: etcd gave no answer to the write, so it may stand, or be applied later still."""
+
+
 async def switchover(config: Config, lease: str, target: str, by: str, timeout_s: float) -> Moved:
     """Ask the holder to hand over, wait for the new holder's first answer.
 
@@ -132,63 +146,72 @@ async def switchover(config: Config, lease: str, target: str, by: str, timeout_s
         known = ", ".join(sorted(config.lease(lease).priority))
         raise UsageError(f"--to = {target}: not among the nodes of lease {lease} ({known})")
     async with etcd_of(config) as client:
-        session = await client.grant(INTENT_TTL_S, ASK_TIMEOUT_S)
-        try:
-            held = await _put_intent(client, config, lease, target, by, session)
-            moved = await _await_move(client, lease, held, timeout_s)
-        finally:
-            await client.revoke(session)
+        return await move(client, config.cluster, lease, target, by, timeout_s)
+
+
+async def move(client: EtcdClient, cluster: str, lease: str, target: str, by: str, timeout_s: float) -> Moved:
+    """`switchover` over this client; the request is taken back at the end if nobody obeyed it."""
+    session = await client.grant(INTENT_TTL_S, ASK_TIMEOUT_S)
+    try:
+        asked = await _put_intent(client, cluster, lease, target, by, session)
+        moved = await _await_move(client, lease, asked, timeout_s)
+    finally:
+        await client.revoke(session)
     if target and moved.holder != target:
         raise SwitchoverFailed(f"{moved.holder} took lease {lease}, and not {target}: see `leaseha history`")
     return moved
 
 
 async def _put_intent(
-    client: EtcdClient, config: Config, lease: str, target: str, by: str, session: int
-) -> tuple[int, ClaimRecord]:
-    _, kv = await client.get(records.claim_key(lease))
+    client: EtcdClient, cluster: str, lease: str, target: str, by: str, session: int
+) -> Asked:
+    head, kv = await client.get(records.claim_key(lease))
     claim = records.decode(ClaimRecord, kv.value) if kv.mod else None
     if claim is None or claim.hold is not Hold.HELD:
         raise SwitchoverFailed(f"lease {lease} has no holder that could hand it over (see `leaseha status`)")
     if claim.node == target:
         raise SwitchoverFailed(f"{target} holds lease {lease} already")
-    traceparent = trace.of_move(config.cluster, lease, kv.mod, claim.session)
+    traceparent = trace.of_move(cluster, lease, kv.mod, claim.session)
     intent = IntentRecord(Kind.SWITCHOVER, by, kv.mod, target, f"switchover asked for by {by}", traceparent)
     put = Put(records.intent_key(lease), records.encode(intent), session)
     compare = Compare(records.claim_key(lease), Target.MOD, kv.mod)
     outcome = await client.commit(Txn((compare,), (put,), ()), 0, int(ASK_TIMEOUT_S * 1e9))
-    if not isinstance(outcome, Committed):
-        raise SwitchoverFailed(
-            f"the request could not be written to etcd ({type(outcome).__name__.lower()}): ask again"
-        )
-    return kv.mod, claim
+    match outcome:
+        case Committed(written):
+            return Asked(kv.mod, claim, intent, written.revision, certain=True)
+        case Unknown():
+            return Asked(kv.mod, claim, intent, head.revision, certain=False)
+    raise SwitchoverFailed(
+        f"the request could not be written to etcd ({type(outcome).__name__.lower()}): ask again"
+    )
 
 
-async def _await_move(
-    client: EtcdClient, lease: str, held: tuple[int, ClaimRecord], timeout_s: float
-) -> Moved:
+async def _await_move(client: EtcdClient, lease: str, asked: Asked, timeout_s: float) -> Moved:
     """Look until the move's line of history is complete. Bounded by `timeout_s`."""
-    token, old = held
-    where = f"lease {lease} is still with {old.node}"
+    where = f"lease {lease} is still with {asked.held.node}"
     try:
         async with asyncio.timeout(timeout_s):
             while True:
                 with contextlib.suppress(StoreUnavailable):
                     _, keys = await client.read_all(ASK_TIMEOUT_S)
                     found = {kv.key: kv for kv in keys}
-                    _refused(found, lease, token)
-                    moved, where = _moved(found, lease, token, old) or (None, where)
+                    _refused(found, lease, asked)
+                    moved, where = _moved(found, lease, asked.token, asked.held) or (None, where)
                     if moved is not None:
                         return moved
                 await asyncio.sleep(POLL_S)
     except TimeoutError:
-        raise SwitchoverFailed(f"no outcome within {timeout_s:g} s: {where}") from None
+        unsure = "" if asked.certain else f"; {UNSURE}"
+        raise SwitchoverFailed(f"no outcome within {timeout_s:g} s: {where}{unsure}") from None
 
 
-def _refused(found: dict[str, KeyValue], lease: str, token: int) -> None:
+def _refused(found: dict[str, KeyValue], lease: str, asked: Asked) -> None:
+    """Raises `SwitchoverFailed` for the holder's no to this very request, and for no other."""
     kv = found.get(records.intent_key(lease))
     intent = records.decode(IntentRecord, kv.value) if kv is not None else None
-    if intent is not None and intent.answer and intent.token == token:
+    if kv is None or intent is None or not intent.answer or kv.mod <= asked.after:
+        return
+    if replace(intent, answer="") == asked.intent:
         raise SwitchoverFailed(f"the holder refused: {intent.answer}")
 
 

@@ -9,13 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from leaseha.core import guards, placement, trace, writer
+from leaseha.core import guards, placement, trace, wants
 from leaseha.core.records import Hold
 from leaseha.core.session import Phase, deadline_of
 from leaseha.core.state import Draft, NodeState
 from leaseha.core.values import NS_PER_MS, NS_PER_S, Instant
+from leaseha.core.view import Past
 
 FORMAT: Final = 1
+AGAIN: Final = "session re-established"
+"""The reason of a claim whose holder goes on under a new session, and so under a new token (T14)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,7 @@ def _lease(draft: Draft, name: str, around: Surroundings) -> dict[str, Any]:
     state, seen = draft.leases[name], draft.view.claim(name)
     record = seen.record
     held = record is not None and record.hold is Hold.HELD
-    past = draft.view.past(name).get(seen.mod)
+    past = _line(draft, name)
     until = guards.serve_until(draft, name)
     holding = placement.holding_session(draft, name)
     # From a mere look at etcd only records that are gone, dead or closed count as silent: those need no time to judge.
@@ -101,6 +104,15 @@ def _lease(draft: Draft, name: str, around: Surroundings) -> dict[str, Any]:
         "candidates": _candidates(draft, name, holding, judge=around.source == "agent"),
         "note": _note(draft, name),
     }
+
+
+def _line(draft: Draft, name: str) -> Past | None:
+    """The line of history that the claim's stay began with. One goes on under a new token without a line of its own."""
+    seen, past = draft.view.claim(name), draft.view.past(name)
+    if seen.record is None or seen.record.reason != AGAIN or seen.mod in past:
+        return past.get(seen.mod)
+    newest = past.get(max((token for token in past if token < seen.mod), default=0))
+    return newest if newest is not None and newest.record.to_node == seen.record.node else None
 
 
 def _without_record(draft: Draft, mod: int) -> str:
@@ -152,12 +164,15 @@ def _note(draft: Draft, name: str) -> str:
         return state.blocked
     if state.mine and state.ineligible:
         return f"should not hold it ({state.ineligible}), but there is no better candidate: stays"
-    at = writer.ask_at(draft, name)
+    if state.mine and state.wanted_back is not None and guards.put_off(draft, name):
+        return "a better node asks for it back: waits for a pause between uploads, ten minutes at most"
+    at = wants.ask_at(draft, name)
     if at is not None:
         left_s = max(0, at.wait_left_ns(draft.at)) // NS_PER_S
         free = placement.budget_free_at(draft, name)
         why = "flap budget used up" if free is not None else "hold-down"
-        return f"this node is the better one; failback in {left_s} s ({why})"
+        when = f"in {left_s} s ({why})" if left_s else "now"
+        return f"this node is the better one; failback {when}"
     return ""
 
 

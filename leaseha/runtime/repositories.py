@@ -1,4 +1,4 @@
-"""The repository's process as a lease's resource: kept warm, started again when it died, given up when that fails."""
+"""The repository's process as a lease's resource: kept warm, started again when it died or its directory came back."""
 
 from __future__ import annotations
 
@@ -6,44 +6,95 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
 from typing import Final
 
 import tenacity
 
 from leaseha.core.values import Instant
 from leaseha.errors import ResourceError
+from leaseha.lines import Shape
 from leaseha.repository.control import Answer, Notice, RepositoryError, RepositoryProcess
+from leaseha.runtime.datadir import DataDirectory
 
 PULSE_S: Final = 2.0
 """How often a serving process is asked for a sign of life."""
+LOOK_EVERY_S: Final = 2.0
+"""How often the data directory is looked at while all is well."""
+AGAIN_S: Final = (1.0, 2.0, 4.0, 8.0, 15.0)
+"""How long is waited after each vain try in turn, s; the last is repeated."""
 
 _log = logging.getLogger("leaseha.repository")
 
 
 class WarmRepository:
-    """`failed(why)` is called when it stopped serving without being asked: it died, or its disk refused."""
+    """`failed(why)` is called when it stopped serving without being asked: it died, or its disk refused.
 
-    def __init__(self, lease: str, path: Path, failed: Callable[[str], None]) -> None:
+    `busy(whether)` is called when clients begin to stream to or from it, and when they have paused for a pulse.
+    """
+
+    def __init__(
+        self,
+        lease: str,
+        directory: DataDirectory,
+        logs: Shape,
+        failed: Callable[[str], None],
+        busy: Callable[[bool], None],
+    ) -> None:
         self._lease = lease
-        self._path = path
+        self._directory = directory
         self._failed = failed
+        self._tell_busy = busy
+        self._busy = False
         self._serving = False
         self._closing = False
-        self._process = RepositoryProcess(path, self._heard)
+        self._process = RepositoryProcess(directory.path, self._heard, logs=logs)
+        self._starting = asyncio.Lock()
         self._restarting: asyncio.Task[None] | None = None
         self._pulse: asyncio.Task[None] | None = None
 
     async def ensure_running(self) -> None:
-        """Up and warm. Raises `ResourceError`."""
-        if self._restarting is not None and not self._restarting.done():
-            await asyncio.wait({self._restarting})
-        if not self._process.running:
-            await self._start()
+        """Up and warm, on the directory that is meant. Raises `ResourceError`."""
+        try:
+            why = await self._directory.look()
+        except TimeoutError as error:
+            why = str(error)
+        if why:
+            raise ResourceError(why)
+        await self._start()
+
+    async def readiness(self) -> str:
+        """Why it could not serve now, in a sentence; empty if it could. Makes it ready if that can be done."""
+        try:
+            await self.ensure_running()
+        except ResourceError as error:
+            return str(error)
+        return ""
+
+    async def keep_ready(self, ill: str, changed: Callable[[str], None]) -> None:
+        """Until cancelled; `changed` hears each change of `readiness`, which was `ill` before."""
+        tries = 0
+        while True:
+            await asyncio.sleep(AGAIN_S[min(tries, len(AGAIN_S) - 1)] if ill else LOOK_EVERY_S)
+            why = await (self._still_there() if self._serving else self.readiness())
+            tries = tries + 1 if why else 0
+            if why != ill:
+                ill = why
+                changed(why)
+
+    async def _still_there(self) -> str:
+        """While it serves: another directory, or none, ends that; one that is only slow does not."""
+        try:
+            why = await self._directory.look()
+        except TimeoutError:
+            return ""
+        if why and self._serving:
+            self._serving = False
+            self._failed(why)
+        return why
 
     async def serve(self, vips: Sequence[str], port: int, token: int, epoch: int, deadline: Instant) -> None:
         """Listen on the VIPs and open the gate under this token. Raises `ResourceError`."""
-        await self.ensure_running()
+        await self._start()
         self._refused(await self._asked(self._process.serve(vips, port, token, epoch, deadline)))
         self._serving = True
         if self._pulse is None or self._pulse.done():
@@ -73,16 +124,24 @@ class WarmRepository:
     def _let_be(self) -> None:
         """It is not expected to serve from now on."""
         self._serving = False
+        self._note_busy(False)
         if self._pulse is not None:
             self._pulse.cancel()
             self._pulse = None
 
+    def _note_busy(self, busy: bool) -> None:
+        if busy != self._busy:
+            self._busy = busy
+            self._tell_busy(busy)
+
     async def _feel_pulse(self) -> None:
         """A process that hangs is as bad as a dead one: it is killed when it does not answer, and that is told."""
         with contextlib.suppress(RepositoryError):
+            status = await self._process.status()
             while self._serving:
                 await asyncio.sleep(PULSE_S)
-                await self._process.status()
+                before, status = status, await self._process.status()
+                self._note_busy(status.busy > 0 or status.bytes_in != before.bytes_in)
 
     async def _asked(self, asking: Awaitable[Answer]) -> Answer:
         try:
@@ -92,9 +151,14 @@ class WarmRepository:
 
     def _refused(self, answer: Answer) -> None:
         if not answer.ok:
-            raise ResourceError(f"repository of lease {self._lease} ({self._path}): {answer.why}")
+            raise ResourceError(f"repository of lease {self._lease} ({self._directory.path}): {answer.why}")
 
     async def _start(self) -> None:
+        async with self._starting:
+            if not self._process.running:
+                await self._start_again()
+
+    async def _start_again(self) -> None:
         retries = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type(ResourceError),
             stop=tenacity.stop_after_attempt(3),

@@ -72,8 +72,6 @@ class Parts:
     port: int
     guard: Guard
     fencing: Fencing
-    least_left_ns: int = 0
-    """No address lifetime is set with less than this left: the kernel's shortest would outlast the margin."""
 
 
 class Service:
@@ -152,13 +150,8 @@ class Service:
             raise OperationalError("the deadline passed before it could be done")
         return self.deadline
 
-    def _long_enough(self, until: Instant) -> bool:
-        return until.left_ns(clock.now()) > self.parts.least_left_ns
-
     async def _bind(self, effect: BindVip) -> None:
         until = self._until(effect.deadline)
-        if not self._long_enough(until):
-            raise OperationalError("too little is left to the deadline for an address lifetime")
         self.parts.guard.arm(self.parts.lease, self._token, until)
         # First the fence: so the first packet that reaches the address is answered.
         await self.parts.fencing.arm(self.parts.vips, until)
@@ -171,8 +164,7 @@ class Service:
         while self.bound and (told := self.deadline) is not None:
             try:
                 await self.parts.fencing.arm(self.parts.vips, told)
-                if self._long_enough(told):
-                    await self.parts.binder.renew(self.parts.lease, told)
+                await self.parts.binder.renew(self.parts.lease, told)
             except FenceDeadline as error:
                 self._warn(self.parts.lease, f"fence not renewed: {error}")
             except FenceError as error:

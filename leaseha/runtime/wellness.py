@@ -67,6 +67,7 @@ class Wellness:
         self._interfaces = interfaces
         self._changed = changed
         self._said: dict[str, tuple[int, str]] = {lease.name: (0, "") for lease in config.leases}
+        self._unready: dict[str, str] = {}
         self._carrier: dict[str, bool] = {}
         self._checks = Checks(
             specs_of(config, interfaces), self._verdict, warn=lambda text: _log.warning("%s", text)
@@ -96,6 +97,11 @@ class Wellness:
         self._carrier[name] = False
         self._checks.nudge(name)
 
+    def unready(self, lease: str, why: str) -> None:
+        """What the lease is made of cannot serve, and why; empty: it can. As good as a check that forbids it."""
+        self._unready[lease] = why
+        self._tell(lease)
+
     def results(self) -> dict[str, list[dict[str, Any]]]:
         """For `status`: every check of every lease."""
         return {
@@ -120,7 +126,7 @@ class Wellness:
 
     def _tell(self, lease: str) -> None:
         standing = self._checks.standing(lease)
-        now = (standing.penalty, standing.ineligible)
+        now = (standing.penalty, self._unready.get(lease, "") or standing.ineligible)
         if now != self._said[lease]:
             self._said[lease] = now
             self._changed(lease, *now)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from ipaddress import ip_address
 
 import pytest
@@ -28,6 +29,7 @@ from leaseha.adapters.vip import (
     LABEL_MAX,
     SLACK_FINER_FENCE_MS,
     DeadlinePassed,
+    TooLittleLeft,
     VipBinder,
     cluster_tag,
     fault_of,
@@ -296,6 +298,72 @@ async def test_a_node_that_was_frozen_while_it_bound_lets_go_when_it_wakes(wire,
                 if action == "bind"
                 else binder.renew("backups", in_s(5))
             )
+        assert [held(ip) for ip in BOTH] == [[], []]
+    finally:
+        binder.close()
+
+
+def readings(*late_ms: int) -> Callable[[], Instant]:
+    """A clock by which the test begins at 0, and each reading is this much later; the last one stays."""
+    began, left = clock.now(), list(late_ms)
+
+    def now() -> Instant:
+        return began.plus((left.pop(0) if len(left) > 1 else left[0]) * 10**6)
+
+    return now
+
+
+@pytest.mark.netns
+@pytest.mark.parametrize("waited_ms", [1201, 1900, 1999])
+async def test_no_vip_is_bound_when_the_wait_for_the_thread_left_too_little_for_a_lifetime(
+    wire, warned, waited_ms
+):
+    binder = VipBinder(HERE, "c", warn=warned.append, now=readings(waited_ms))
+    try:
+        with pytest.raises(TooLittleLeft):
+            await binder.bind("backups", BOTH, in_s(2))
+        assert [held(ip) for ip in BOTH] == [[], []]
+    finally:
+        binder.close()
+
+
+@pytest.mark.netns
+async def test_a_renewal_that_comes_too_near_to_its_deadline_leaves_the_lifetime_that_there_is(wire, warned):
+    binder = VipBinder(HERE, "c", warn=warned.append, now=readings(0, 0, 58_900))
+    try:
+        await binder.bind("backups", BOTH, in_s(60))
+        await binder.renew("backups", in_s(59.5))
+        assert [held(ip)[0].valid_s >= 50 for ip in BOTH] == [True, True]
+    finally:
+        binder.close()
+
+
+@pytest.mark.netns
+async def test_with_a_margin_for_it_the_shortest_lifetime_may_outlast_a_ttl_below_a_second(wire, warned):
+    binder = VipBinder(HERE, "c", warn=warned.append, now=readings(1900), most_past_ms=1000)
+    try:
+        await binder.bind("backups", BOTH, in_s(2))
+        assert [held(ip)[0].valid_s for ip in BOTH] == [1, 1]
+    finally:
+        binder.close()
+
+
+@pytest.mark.netns
+async def test_a_freeze_before_the_kernel_was_told_shortens_the_lifetime_at_once(wire, warned):
+    binder = VipBinder(HERE, "c", warn=warned.append, now=readings(0, 2500))
+    try:
+        await binder.bind("backups", BOTH, in_s(5))
+        assert [held(ip)[0].valid_s <= 2 for ip in BOTH] == [True, True]
+    finally:
+        binder.close()
+
+
+@pytest.mark.netns
+async def test_who_is_held_up_at_each_attempt_lets_go(wire, warned):
+    binder = VipBinder(HERE, "c", warn=warned.append, now=readings(0, 1500, 1500, 3000))
+    try:
+        with pytest.raises(DeadlinePassed, match="held up"):
+            await binder.bind("backups", BOTH, in_s(5))
         assert [held(ip) for ip in BOTH] == [[], []]
     finally:
         binder.close()

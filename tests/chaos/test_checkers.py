@@ -73,10 +73,12 @@ class TestUnderItsClaim:
         found = names(self.RECORD, other, claim, (3, "told", "a", "l0", token, session, S))
         assert found == ["G6 not its claim"]
 
-    def test_a_claim_that_a_restored_snapshot_does_not_know_is_none(self):
+    @pytest.mark.parametrize(("until_ns", "found"), [(3 + S, []), (3 * S, ["G6 not its claim"])])
+    def test_a_claim_that_a_restored_snapshot_does_not_know_counts_for_one_ttl_more(self, until_ns, found):
         first, second = (2, "claim", *held(3, "a", 7)), (2, "claim", *held(9, "a", 7))
-        found = names(self.RECORD, first, second, (3, "restored", 5), (4, "told", "a", "l0", 9, 7, S))
-        assert found == ["G6 not its claim"]
+        longer = (3, "record", "a", 7, "live", 3 * S, S, "store-a")
+        told = (4, "told", "a", "l0", 9, 7, until_ns)
+        assert names(self.RECORD, first, second, (3, "restored", 5), longer, told) == found
 
 
 class TestTokensGrow:
@@ -161,6 +163,12 @@ class TestCalm:
     def test_one_that_crosses_the_news_is_right(self):
         facts = ((1, "registered", "a"), (4 * S, "well", "a", "l0", False), self.back(5 * S, 9))
         assert names(*facts, bounds=Bounds(2 * S, 2, 0, heard_ns=S)) == []
+
+    def test_an_illness_that_the_holder_could_not_have_heard_of_begins_no_hold_down(self):
+        ill, well = (4 * S, "well", "a", "l0", False), (4 * S + 1, "well", "a", "l0", True)
+        facts = ((1, "registered", "a"), ill, well, self.back(5 * S, 9))
+        assert names(*facts, bounds=Bounds(2 * S, 2, 0, heard_ns=S)) == []
+        assert names(*facts, bounds=Bounds(2 * S, 2, 0, heard_ns=S // 2)) == ["G8 hold-down skipped"]
 
     def test_more_than_the_budget_within_an_hour_is_found(self):
         moves = [self.back(at * S, at) for at in (10, 20, 30)]

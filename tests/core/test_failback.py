@@ -61,3 +61,63 @@ def test_a_failback_that_could_not_take_the_vip_off_is_not_tried_again_at_once()
     world.run(30)
 
     assert world.holders() == ["a"]
+
+
+def test_a_node_that_was_ill_since_it_asked_must_stay_well_anew() -> None:
+    """The holder could not obey at once; when it can, the hold-down that the intent stands for is over."""
+    world = World(spec("a", LEASE), spec("b", LEASE))
+    world.start("b")
+    world.start("a")
+    world.run(2)
+    world.held_back["b"] = lambda effect: isinstance(effect, effects.BindVip)
+    world.give("b", events.VipMissing(world.now(), "l", "removed"))
+    world.run(2)
+
+    assert "ask" in world.sent("a")
+
+    world.give("a", events.HealthChanged(world.now(), "l", 0, "no gateway"))
+    world.run(0.2)
+    world.give("a", events.HealthChanged(world.now(), "l", 0, ""))
+    world.run(0.2)
+    hands.let(world, "b")
+    world.execute("b", world.kept[-1][1])
+    world.run(2)
+
+    assert world.holders() == ["b"]
+
+    world.run(2)
+
+    assert world.holders() == ["a"]
+    assert world.sent("a").count("ask") == 2
+
+
+def test_a_failback_waits_for_a_pause_between_uploads() -> None:
+    world = World(spec("a", LEASE), spec("b", LEASE))
+    world.start("b")
+    world.run(1)
+    world.give("b", events.BusyChanged(world.now(), "l", busy=True))
+    world.start("a")
+    world.run(100, step_ms=100)
+
+    assert world.holders() == ["b"]
+
+    world.give("b", events.BusyChanged(world.now(), "l", busy=False))
+    world.run(0.5)
+
+    assert world.holders() == ["a"]
+
+
+def test_uploads_without_end_put_a_failback_off_for_ten_minutes() -> None:
+    world = World(spec("a", LEASE), spec("b", LEASE))
+    world.start("b")
+    world.run(1)
+    world.give("b", events.BusyChanged(world.now(), "l", busy=True))
+    world.start("a")
+    world.run(601, step_ms=200)
+
+    assert world.holders() == ["b"]
+
+    world.run(15, step_ms=200)
+
+    assert world.holders() == ["a"]
+    assert world.state("b").wanted_back is None

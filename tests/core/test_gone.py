@@ -357,7 +357,7 @@ def test_a_session_that_ended_long_ago_is_forgotten_once_no_claim_names_it() -> 
     assert record is not None
     assert record.life is Life.DEAD
 
-    world.run(3590, step_ms=1000)
+    world.run(3590, step_ms=2500)
 
     assert dead in world.etcd.keys
 
@@ -374,6 +374,6 @@ def test_a_session_that_ended_is_kept_while_a_claim_names_it() -> None:
     world.kill("a")
     ended = records.SessionRecord(Life.CLOSED, "a", "store-a", "inc-a", 1)
     world.tell(world.etcd.put(dead, records.encode(ended)))
-    world.run(3700, step_ms=1000)
+    world.run(3700, step_ms=2500)
 
     assert dead in world.etcd.keys

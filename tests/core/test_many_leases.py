@@ -125,3 +125,41 @@ def test_a_lost_lease_costs_the_others_nothing() -> None:
     assert world.holders("l00") == world.holders("l02") == ["a"]
     assert world.holders("l01") == []
     assert "H-taken" in world.rows("a", "l01")
+
+
+def test_new_leases_are_written_down_and_admitted_in_batches() -> None:
+    """T6 and T13: a cluster that starts with many leases is up within moments."""
+    leases = several(40)
+    world = World(spec("a", *leases), spec("b", *leases))
+    world.start()
+    world.run(0.5)
+
+    assert held(world, "a") == 40
+    assert len(commits(world, "a", "T6")) <= 2
+    assert len(commits(world, "a", "T13")) <= 3
+
+
+def test_renewals_come_first_where_one_does_not_compare_all_claims() -> None:
+    """Whatever else there is to write for so many leases, no cover ends for it."""
+    leases = several(9)
+    timings = {"ttl_ns": 2 * NS_PER_S, "renew_every_ns": 400 * NS_PER_MS, "ttl_max_ns": 3 * NS_PER_S}
+    world = hands.serving(spec("a", *leases, slice_size=2, batch_size=1, **timings), seconds=2)
+    began = len(world.log)
+    for round_ in range(16):
+        for name in ("x", "y"):
+            store = f"store-{name}-{round_}"
+            record = records.NodeRecord(
+                name, 500 + round_, store, priorities={one.name: 10 for one in leases},
+                digests={one.name: "v.x" for one in leases},
+            )  # fmt: skip
+            session = records.SessionRecord(records.Life.LIVE, name, store, "i", 1, 5 * NS_PER_S)
+            world.tell(world.etcd.put(records.session_key(500 + round_), records.encode(session)))
+            world.tell(world.etcd.put(records.node_key(name), records.encode(record)))
+        world.run(0.3)
+    sent = [e for _, e in world.log[began:] if isinstance(e, Commit)]
+    renewals = [e for e in sent if e.what == "T2"]
+
+    assert len([e for e in sent if e.what == "T13"]) > 40
+    assert len(renewals) >= 6
+    assert held(world, "a") == 9
+    assert "H-cover" not in [row for lease in leases for row in world.rows("a", lease.name)]

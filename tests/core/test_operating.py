@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from leaseha.core import effects, events, records
+from leaseha.core import effects, events, machine, records
 from leaseha.core.effects import Effect
 from leaseha.core.records import Hold, IntentRecord, Kind
 from leaseha.core.spec import LeaseSpec
 from leaseha.core.state import Role
-from leaseha.core.values import NS_PER_S
+from leaseha.core.values import NS_PER_S, Refused
 from tests.core import hands
 from tests.core.harness import World, spec
 
@@ -112,23 +112,19 @@ def test_a_switchover_with_nobody_to_go_to_is_answered_with_the_reason() -> None
     assert answer(world) == "there is no other candidate"
 
 
-def test_an_answer_is_written_once() -> None:
-    """Later steps find it queued, or find the intent answered."""
-    world = hands.serving(spec("a"))
-    world.cut.add("a")
-    world.give("a", events.Watched(world.now(), world.etcd.head(), 0, tuple(_changes(world))))
-    notes = [dict(world.nodes["a"].notes)]
-    world.give("a", events.Tick(world.now()))
-    notes.append(dict(world.nodes["a"].notes))
+def test_an_answer_is_written_once_and_never_over_a_newer_intent() -> None:
+    """The operator gave up and asked for something else while the answer was on its way."""
+    world = hands.serving(spec("a", STAYS), spec("b", STAYS))
+    hands.keep(world, "a", "answer")
+    ask(world, "nobody")
+    ask(world, "b")
+    hands.let(world, "a")
+    outcome = hands.end(world, "a")
+    world.run(1)
 
-    assert records.intent_key("l") in notes[0]
-    assert notes[0] == notes[1]
-
-
-def _changes(world: World) -> list[events.Change]:
-    token = world.etcd.keys[records.claim_key("l")].mod
-    intent = IntentRecord(Kind.SWITCHOVER, "op", token, "nobody")
-    return world.etcd.put(records.intent_key("l"), records.encode(intent))
+    assert isinstance(outcome, Refused)
+    assert world.sent("a").count("answer") == 1
+    assert world.holders() == ["b"]
 
 
 def test_an_intent_against_an_older_token_is_not_obeyed() -> None:
@@ -396,3 +392,31 @@ def test_an_answer_to_an_older_announcement_ends_no_move() -> None:
 
     assert of(world, "a", effects.MoveEnded) == ended
     assert len(ended) == 1
+
+
+def announced(world: World, name: str) -> int:
+    return len(of(world, name, effects.Announce))
+
+
+def test_a_node_that_comes_back_makes_the_holder_announce_again() -> None:
+    """It may have been cut off: behind it someone may still have its address in mind for the VIP."""
+    world = hands.serving(spec("b"))
+    before = announced(world, "b")
+    world.nodes["c"] = machine.initial(spec("c"))
+    world.start("c")
+    world.run(0.5)
+
+    assert announced(world, "b") == before + 1
+    assert world.rows("b")[-1] == "P-up"
+
+
+def test_a_holder_whose_renewals_go_on_after_a_gap_announces_again() -> None:
+    world = hands.serving()
+    before = announced(world, "a")
+    world.cut.add("a")
+    world.run(3.5)
+    world.cut.clear()
+    world.run(1)
+
+    assert world.holders() == ["a"]
+    assert announced(world, "a") == before + 1

@@ -228,3 +228,18 @@ def test_a_node_that_has_begun_anew_sleeps_while_etcd_is_away() -> None:
 
     assert not world.nodes["a"].view
     assert sum(isinstance(e, effects.WakeAt) for _, e in world.log) - ticks < 20
+
+
+def test_an_intent_at_a_revision_that_was_tried_before_the_restore_is_another_one() -> None:
+    """Revisions come again: an order must not be passed over for having the number of an older one."""
+    world = hands.serving()
+    world.nodes["a"] = replace(
+        world.nodes["a"], leases={"l": replace(world.state("a"), tried=world.etcd.revision + 50)}
+    )
+    saved = copy.deepcopy(world.etcd)
+    world.run(3)
+    restore(world, saved)
+    world.run(1.2)
+
+    assert "H-rewound" in world.rows("a")
+    assert world.state("a").tried == 0

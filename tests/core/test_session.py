@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from leaseha.core import records, session
+from leaseha.core import events, records, session
 from leaseha.core.deadline import Written
 from leaseha.core.records import Life, SessionRecord
 from leaseha.core.session import Found, OwnWrite, Phase, Session
 from leaseha.core.values import NS_PER_S, Head, Instant, KeyValue, Txn
+from tests.core import hands
+from tests.core.harness import World, spec
 
 T0 = Instant(100 * NS_PER_S, 100 * NS_PER_S)
 TTL = 5 * NS_PER_S
@@ -137,3 +139,19 @@ def test_the_own_record_carries_the_nonce_and_the_ttl_asked_for() -> None:
     made = live().record("a", "store", "inc", 9, 3)
 
     assert made == SessionRecord(Life.LIVE, "a", "store", "inc", 9, TTL, 3)
+
+
+def test_what_changes_while_a_session_is_being_registered_is_told_after() -> None:
+    """Else the others rank this node by what it was, and never give it its lease back (seed 11762)."""
+    world = World(spec("a"))
+    hands.keep(world, "a", "T1")
+    world.give("a", events.HealthChanged(world.now(), "l", -15, ""))
+    world.start()
+    world.give("a", events.HealthChanged(world.now(), "l", 0, ""))
+    hands.let(world, "a")
+    hands.end(world, "a")
+    world.run(2)
+    record = records.decode(records.NodeRecord, world.etcd.keys[records.node_key("a")].value)
+
+    assert record is not None
+    assert record.priorities == {"l": 100}

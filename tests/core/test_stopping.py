@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from leaseha.core import effects, events
+from leaseha.core import effects, events, records
 from leaseha.core.events import Event
 from leaseha.core.records import Hold
 from leaseha.core.state import Role
@@ -138,3 +138,37 @@ def test_a_stop_that_can_not_take_the_vip_off_ends_with_a_failure_and_frees_noth
     world.run(8)
 
     assert world.holders() == ["b"]
+
+
+def copy_of_b(world: World) -> World:
+    """The same node as `b`, on the same etcd, with the same disk: a cloned machine."""
+    late = World(replace(spec("b"), incarnation="another"))
+    late.etcd, late.at_ns = world.etcd, world.at_ns
+    return late
+
+
+def test_a_copy_of_a_machine_that_runs_waits_and_says_why() -> None:
+    """Same name, same store: an earlier process of this host would not renew any more."""
+    world = hands.serving()
+    late = copy_of_b(world)
+    hands.keep(late, "b", "T1")
+    late.start()
+    world.run(1.5)
+    late.at_ns = world.at_ns
+    kv = world.etcd.keys[hands.record_key(world, "b")]
+    late.give("b", events.Watched(late.now(), late.etcd.head(), 0, (events.Change(kv.mod, kv, None),)))
+    late.give("b", events.Tick(late.now()))
+
+    assert hands.warned(late, "b") == ["node name in use"]
+    assert not late.nodes["b"].stopped
+
+
+def test_two_nodes_with_one_name_put_their_record_again_once_a_renewal_only() -> None:
+    world = hands.serving()
+    other = records.NodeRecord("b", 99, "store-b")
+    before = world.sent("b").count("T2")
+    for _ in range(50):
+        world.tell(world.etcd.put(records.node_key("b"), records.encode(other)))
+        world.run(0.02)
+
+    assert world.sent("b").count("T2") - before <= 4

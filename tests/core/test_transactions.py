@@ -14,7 +14,7 @@ from leaseha.core.records import (
     NodeRecord,
     SessionRecord,
 )
-from leaseha.core.transactions import Letting, Own, Taking
+from leaseha.core.transactions import Absent, Admitting, Letting, Own, Taking
 from leaseha.core.values import Compare, Delete, Put, Target, Txn
 
 ME, OLD, NEW = 10, 20, 30
@@ -84,7 +84,7 @@ def test_t5_and_t7_take_free_and_lost_leases_as_they_were_seen(take) -> None:
 
 
 def test_t6_writes_an_absent_claim_down_as_lost() -> None:
-    txn = transactions.t6_write_absent_down(OWN, "l", new=False, epoch=3)
+    txn = transactions.t6_write_absent_down(OWN, [Absent("l", new=False, epoch=3)])
     lost = ClaimRecord(Hold.LOST, node="me", epoch=3)
 
     check(
@@ -95,7 +95,7 @@ def test_t6_writes_an_absent_claim_down_as_lost() -> None:
 
 
 def test_t6_writes_a_new_lease_down_as_free_with_its_first_insync_set() -> None:
-    txn = transactions.t6_write_absent_down(OWN, "l", new=True, epoch=1)
+    txn = transactions.t6_write_absent_down(OWN, [Absent("l", new=True, epoch=1)])
     free = ClaimRecord(Hold.FREE, node="me")
     first = InsyncRecord(frozenset({"store-me"}))
 
@@ -159,7 +159,7 @@ def test_t12_closes_the_session_with_its_claims_and_hangs_the_record_on_nothing(
 
 def test_t13_changes_the_insync_set_against_the_token_and_the_set_that_stood() -> None:
     """A2: a late change must not be applied after another one."""
-    txn = transactions.t13_change_insync(OWN, "l", 7, 8, frozenset({"s"}))
+    txn = transactions.t13_change_insync(OWN, [Admitting("l", 7, 8, frozenset({"s"}))])
     put = Put("leases/l/insync", records.encode(InsyncRecord(frozenset({"s"}))))
 
     check(txn, (OWN_COMPARE, SEEN[0], SEEN[1]), (OWN_PUT, put))

@@ -188,6 +188,17 @@ def test_an_entry_of_history_from_a_clock_that_is_ahead_counts_from_now() -> Non
     assert look(kv(records.history_key("l", 9), entry, 9)).past("l")[9].at == T0
 
 
+def test_history_keeps_its_place_in_time_when_a_wall_clock_is_set() -> None:
+    """An hour ahead would free the flap budget, G8."""
+    key = records.history_key("l", 9)
+    entry = HistoryRecord(9, "failback", "r", "a", "b", WALL_MS - 4000, "")
+    again = kv(key, HistoryRecord(9, "failback", "answered", "a", "b", WALL_MS - 4000, ""), 12)
+    found = view.with_snapshot(look(kv(key, entry, 9)), t(1), WALL_MS + 3_600_000, 20, [again], broken=False)
+
+    assert found.past("l")[9].at == t(-4)
+    assert found.past("l")[9].record.reason == "answered"
+
+
 def test_history_that_is_dropped_or_unreadable_is_forgotten() -> None:
     key = records.history_key("l", 9)
     found = look(kv(key, HistoryRecord(9, "first", "", "", "a", WALL_MS, ""), 9))

@@ -127,8 +127,9 @@ def test_it_asks_and_kills_over_ssh(lab: Lab, tmp_path: Path):
     )
 
     told_of_the_move(lab, done, old)
-    kills = [line for line in log.read_text().splitlines() if "kill -9" in line]
-    assert kills == [f"-o BatchMode=yes -o ConnectTimeout=3 root@{old} kill -9 {pid}"]
+    (kills,) = [line for line in log.read_text().splitlines() if "kill -9" in line]
+    assert kills.startswith(f"-o BatchMode=yes -o ConnectTimeout=3 root@{old} sh -c ")
+    assert kills.endswith(f" sh {pid} kill -9 {pid}")
 
 
 @pytest.mark.netns
@@ -278,6 +279,34 @@ def test_it_kills_no_local_process_that_is_not_leaseha(answering: Answering):
 
     assert f"process {stranger.pid} of this machine is no leaseha" in refused(done)
     assert alive
+
+
+def fake_ssh(folder: Path) -> dict[str, str]:
+    """The environment in which every host is this machine."""
+    program = folder / "ssh"
+    program.write_text(SSH)
+    program.chmod(0o755)
+    return {"PATH": f"{folder}:{os.environ['PATH']}", "SSH_LOG": str(folder / "ssh.log")}
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_it_kills_no_process_over_ssh_that_is_not_leaseha(answering: Answering, tmp_path: Path, gone: bool):
+    """The holder's pid by its status need not be one of the host that ssh reaches."""
+    with subprocess.Popen(["sleep", "60"]) as stranger, socket.create_server(("127.0.0.1", 0)) as service:
+        if gone:
+            stranger.kill()
+            stranger.wait()
+        where = [answering.add(name, {LEASE: view()}, pid=stranger.pid) for name in (FIRST, SECOND)]
+        words = [word for path in where for word in ("--status", path)]
+        port = str(service.getsockname()[1])
+        to = ("--ssh", f"{FIRST}=root@node1", "--port", port, "--yes", "--cluster-name", "lab")
+        done = script(*words, *to, **fake_ssh(tmp_path))
+        alive = stranger.poll() is None
+        stranger.kill()
+
+    assert f"process {stranger.pid} of root@node1 is no leaseha, or not to be seen there" in refused(done)
+    assert alive is not gone
+    assert "sh -c" in (tmp_path / "ssh.log").read_text()
 
 
 @pytest.mark.parametrize("pid", [1, 0, -1, "7", None])

@@ -1,5 +1,7 @@
 """Every way in which a lease moves, and every cut: one node answers before and after, and never two."""
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -16,6 +18,7 @@ from tests.e2e.cluster import (
     cluster,
     history,
     holding,
+    log_of,
     never_two,
     only_one_answers,
     run_cli,
@@ -86,6 +89,20 @@ def test_a_killed_agent_is_replaced_and_gets_its_lease_back_after_the_hold_down(
         assert (failback["kind"], failback["from_node"], failback["to_node"]) == ("failback", SECOND, FIRST)
         assert failback["token"] > failover["token"]
         only_one_answers(lab, FIRST)
+
+
+def test_a_hangup_ends_nothing_and_says_that_there_is_no_reload(lab: Lab):
+    token, logged = holding(lab, FIRST)["token"], len(log_of(lab, FIRST))
+    with never_two(lab):
+        for pid in lab.nodes[FIRST].pids():
+            os.kill(pid, signal.SIGHUP)
+        wait_logged(
+            lab, FIRST, "no reload in this version: restart to apply a new configuration", after=logged
+        )
+        only_one_answers(lab, FIRST)
+
+    assert lab.nodes[FIRST].running
+    assert holding(lab, FIRST)["token"] == token
 
 
 def test_an_agent_that_is_stopped_releases_the_lease_and_exits_with_0(lab: Lab):

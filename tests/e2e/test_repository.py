@@ -140,6 +140,29 @@ def test_a_backup_goes_on_over_the_death_of_the_holder(lab: Lab, restic: str, tm
         assert history(lab, SECOND)[-1]["kind"] == "failover"
 
 
+def test_a_failback_waits_for_a_pause_between_uploads(lab: Lab):
+    """The better node has been back for long: the backup that runs is not cut for it, and the lease goes home after."""
+    assert ask(lab, "POST", "/busy/?create=true") == 200
+    lab.nodes[FIRST].kill()
+    holding(lab, SECOND)
+    began_s, uploads = time.monotonic(), 0
+    while time.monotonic() < began_s + 9:
+        body = os.urandom(64 * 1024)
+        assert ask(lab, "POST", f"/busy/data/{hashlib.sha256(body).hexdigest()}", body) == 200
+        uploads += 1
+        if uploads == 1:
+            began_s = time.monotonic()
+            lab.start_node(FIRST)
+    told = lab.nodes[SECOND].status()["leases"][LEASE]
+
+    assert told["role"] == "HOLDER"
+    assert lab.nodes[FIRST].status()["leases"][LEASE]["role"] == "STANDBY"
+
+    holding(lab, FIRST)
+
+    assert history(lab, FIRST)[-1]["kind"] == "failback"
+
+
 def test_the_repository_is_reachable_on_the_vip_and_nowhere_else(lab: Lab):
     assert serving(lab)
     for name in NAMES:
@@ -186,6 +209,8 @@ def test_a_full_disk_refuses_the_upload_keeps_the_rest_and_moves_nothing(lab: La
     mounted = lab.host(FIRST).run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(full)])
     assert mounted.returncode == 0, mounted.stdout
     lab.nodes[FIRST].stop()
+    served = lab.directory / f"{FIRST}.state/stores/{LEASE}"
+    served.unlink()  # another directory is meant from now on
     lab.start_node(FIRST, lease={LEASE: {"repository": {"path": str(full)}}})
     try:
         holding(lab, FIRST)
@@ -205,6 +230,7 @@ def test_a_full_disk_refuses_the_upload_keeps_the_rest_and_moves_nothing(lab: La
         assert lab.nodes[FIRST].status()["leases"][LEASE]["token"] == token
     finally:
         lab.nodes[FIRST].stop()
+        served.unlink(missing_ok=True)
         lab.nodes[FIRST].configure(lab.config_for(FIRST))
 
 

@@ -183,18 +183,21 @@ def test_a_directory_that_cannot_be_made_is_named_with_the_key(lab: Lab, tmp_pat
     assert words in line
 
 
-def test_a_repository_whose_directory_cannot_be_used_keeps_the_agent_from_starting(lab: Lab, tmp_path: Path):
+def test_a_repository_whose_directory_cannot_be_written_is_named_by_check_and_by_the_running_agent(
+    lab: Lab, tmp_path: Path
+):
+    """The agent runs on: the node may be needed for other leases."""
     lab.host(FIRST).call(kernel.mount, "none", str(tmp_path), "tmpfs", MS_RDONLY)
-    path = str(tmp_path / "data")
+    agent = lab.start_node(FIRST, lease={LEASE: {"repository": {"port": 8000, "path": str(tmp_path)}}})
+    text = f"lease.backups.repository.path = {tmp_path}: cannot be written to"
 
-    line = refused(lab, lease={LEASE: {"repository": {"port": 8000, "path": path}}})
+    def says_so(status: dict) -> bool:
+        return any(text in row["why"] for row in status["leases"][LEASE]["candidates"])
 
-    assert "repository of lease backups" in line
-    assert path in line
-    assert "Read-only file system" in line
+    agent.wait_for("it says why it is no candidate", says_so, SOON_S)
     done = run_cli(lab, FIRST, "check")
     assert done.returncode == 1
-    assert f"error: lease.backups.repository.path = {path}" in done.stdout
+    assert f"error: {text}" in done.stdout
 
 
 def test_a_second_agent_of_the_same_node_names_the_first_one(lab: Lab):

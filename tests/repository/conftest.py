@@ -38,6 +38,7 @@ def served(serve: Callable[..., Served]) -> Served:
 async def new_agent(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Agent]]]:
     """Makes agents with a warm process; all use the same data directory."""
     made: list[Agent] = []
+    (tmp_path / "data").mkdir(exist_ok=True)
 
     async def make() -> Agent:
         agent = Agent(tmp_path / "data")

@@ -245,6 +245,29 @@ def test_a_delete_is_refused_when_the_directory_has_seen_a_higher_token(served: 
     assert (served.root / "r/data" / NAME[:2] / NAME).exists()
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/r/config"),
+        ("HEAD", f"/r/data/{NAME}"),
+        ("GET", "/r/locks/"),
+        ("POST", "/r/?create=true"),
+        ("POST", f"/r/data/{NAME}"),
+        ("DELETE", f"/r/data/{NAME}"),
+    ],
+)
+def test_a_directory_that_was_unmounted_is_503_and_never_an_empty_store(served: Served, method, path):
+    """What is left is the mount point: empty. A client that believes it would begin a new repository there."""
+    served.ask("POST", "/r/?create=true")
+    served.root.rename(served.root.with_name("elsewhere"))
+    served.root.mkdir()
+
+    reply = served.ask(method, path, BODY if method == "POST" else None)
+
+    assert reply.status == 503
+    assert list(served.root.iterdir()) == []
+
+
 def test_the_moment_is_read_from_both_clocks():
     first, second = now(), now()
 

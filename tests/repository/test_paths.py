@@ -2,12 +2,13 @@
 
 import string
 from pathlib import PurePosixPath
+from urllib.parse import quote
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from leaseha.repository.paths import Address, Kind, parse
+from leaseha.repository.paths import DEPTH, Address, Kind, parse
 
 NAME = "0123456789abcdef" * 4
 
@@ -79,9 +80,12 @@ ODD = st.sampled_from(
 @given(st.lists(ODD | st.text(string.printable, max_size=4), max_size=6), st.integers(0, 3))
 def test_no_path_leads_out_of_its_repository(pieces, depth):
     address = parse(("/" + "/".join(pieces)).encode(), depth)
-    if address is None:
-        return
+    if address is not None:
+        stays_inside(address, depth)
 
+
+def stays_inside(address: Address, depth: int) -> None:
+    """Nothing of it could name a file elsewhere."""
     assert len(address.repo) <= depth
     for segment in address.repo:
         assert PurePosixPath(segment).parts == (segment,)
@@ -90,6 +94,25 @@ def test_no_path_leads_out_of_its_repository(pieces, depth):
     assert address.name == "" or len(address.name) == 64
 
 
-@given(st.binary(max_size=200))
-def test_any_bytes_are_parsed_without_an_error(target):
-    parse(target)
+def written(address: Address) -> bytes:
+    """The plainest request target for an address."""
+    path = "/" + "".join(f"{quote(segment, safe='')}/" for segment in address.repo)
+    if address.kind is not None:
+        path += address.kind if address.kind is Kind.CONFIG else f"{address.kind}/{address.name}"
+    return (path + ("?create=true" if address.create else "")).encode()
+
+
+BYTES = [b"/", b"//", b"..", b"%2e", b"%2f", b"?", b"#", b"create=true", b"data", b"config", b"\0", b"\xff"]
+
+
+@given(st.lists(st.sampled_from([*BYTES, NAME.encode()]) | st.binary(max_size=3), max_size=9).map(b"".join))
+@example(b"/r\xc3\xa9/data/" + NAME.encode())
+@example(b"/%72/config")
+@example(b"//data/")
+def test_any_bytes_name_nothing_or_the_same_as_the_plainest_way_to_write_it(target):
+    for one in (target, b"/" + target):
+        address = parse(one)
+        if address is not None:
+            stays_inside(address, DEPTH)
+            assert one.startswith(b"/")
+            assert parse(written(address)) == address

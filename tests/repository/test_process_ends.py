@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import select
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from leaseha.lines import Shape
 from leaseha.repository.control import Notice, RepositoryError, RepositoryProcess
 from tests.repository.agent import BODY, TOP, URL, Agent, in_s, reset_or_closed
 from tests.repository.served import CHILD_ENV, HOST, free_port, post_head, read_all
@@ -86,7 +88,7 @@ async def test_closing_ends_the_process(agent: Agent):
     assert agent.notices == []
 
 
-@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 async def test_signals_to_the_whole_group_leave_the_decision_to_the_agent(agent: Agent, sign):
     await agent.serve()
     os.kill(agent.process.pid, sign)
@@ -103,6 +105,44 @@ async def test_a_data_directory_that_cannot_be_used_is_told_at_the_start(tmp_pat
         await process.start()
     assert not process.running
     await process.close()
+
+
+async def test_a_data_directory_is_never_made_by_the_one_who_serves_it(tmp_path: Path):
+    process = RepositoryProcess(tmp_path / "mount", lambda notice: None)
+
+    with pytest.raises(RepositoryError, match=r"data directory cannot be used: .*No such file"):
+        await process.start()
+    assert not (tmp_path / "mount").exists()
+    await process.close()
+
+
+async def test_its_log_lines_have_the_shape_of_its_agents(agent: Agent, capfd):
+    """Format, level, node and lease: who reads the journal of a node need not know of a second process."""
+    shape = Shape("node1", "backup", "json", "info", "backups")
+    await agent.process.close()
+    agent.process = RepositoryProcess(agent.root, agent.notices.append, logs=shape)
+    await agent.process.start()
+    assert (await agent.serve()).ok
+    said = ""
+
+    def serving() -> bool:
+        nonlocal said
+        said += capfd.readouterr().err
+        return "serving on" in said and said.endswith("\n")
+
+    await agent.until(serving, "it says that it serves")
+    line = json.loads(said.splitlines()[-1])
+    assert (line["node"], line["cluster"], line["lease"]) == ("node1", "backup", "backups")
+    assert (line["level"], line["event"]) == ("info", "log")
+
+
+async def test_a_directory_that_vanishes_ends_no_process(agent: Agent):
+    """It must still answer its agent, who takes it off the VIP."""
+    await agent.serve()
+    agent.root.rename(agent.root.with_name("elsewhere"))
+
+    assert (await agent.process.status()).highest_token == 0
+    assert (await agent.process.stop(0.1)).ok
 
 
 async def test_status_counts_what_was_done(agent: Agent):
@@ -149,6 +189,7 @@ PARENT = """
 def test_it_dies_with_its_agent(tmp_path: Path):
     """SIGKILL of the parent: nothing of the child may serve or acknowledge any more, and it does not linger."""
     port = free_port()
+    (tmp_path / "data").mkdir()
     command = [sys.executable, "-c", textwrap.dedent(PARENT), str(tmp_path / "data"), str(port)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=TOP, env=CHILD_ENV) as parent:
         child = int(parent.stdout.readline())

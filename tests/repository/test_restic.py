@@ -46,6 +46,7 @@ class Restic:
 
 @pytest.fixture
 async def port(tmp_path: Path):
+    (tmp_path / "data").mkdir()
     process = RepositoryProcess(tmp_path / "data", lambda notice: None)
     await process.start()
     port = free_port()
@@ -105,6 +106,7 @@ async def test_restic_does_all_its_work_here_and_on_the_bare_directory(port: int
 async def test_a_backup_survives_that_another_process_takes_over(tmp_path: Path):
     """Killed in mid-upload, another with a higher token on the same directory and address; restic retries."""
     port = free_port()
+    (tmp_path / "data").mkdir()
     first, second = (RepositoryProcess(tmp_path / "data", lambda notice: None) for _ in range(2))
     await first.start()
     await second.start()

@@ -138,6 +138,7 @@ def test_it_waits_through_503(serve, source: Path):
 
 async def test_a_backup_goes_on_when_another_process_takes_over(source: Path, tmp_path: Path):
     port = free_port()
+    (tmp_path / "data").mkdir()
     first, second = (RepositoryProcess(tmp_path / "data", lambda notice: None) for _ in range(2))
     await first.start()
     await second.start()

@@ -1,6 +1,8 @@
 """What lies on the disk, and what is cleared away."""
 
+import errno
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from leaseha.repository.durable import fsync_folder
 from leaseha.repository.paths import Address, Kind
 from leaseha.repository.store import DirectoryStore, WrongHashError
 from leaseha.repository.temporary import Temporaries
@@ -80,6 +83,92 @@ def test_deleting_is_idempotent(tmp_path: Path):
         store.delete(OBJECT)
 
     assert list(store.entries(Address(("r",), Kind.DATA))) == []
+
+
+class Disk:
+    """A disk that says what it was told to keep, and may refuse."""
+
+    def __init__(self) -> None:
+        self.synced: list[Path] = []
+        self.refuses = False
+
+    def sync(self, folder: Path) -> None:
+        if self.refuses:
+            raise OSError(errno.EIO, "the disk refuses")
+        fsync_folder(folder)
+        self.synced.append(folder)
+
+
+def test_a_deletion_that_finds_nothing_is_durable_too(tmp_path: Path):
+    """Who removed it may have died before its fsync; what a client hears must hold after a power failure."""
+    put(DirectoryStore(tmp_path), OBJECT, BODY)
+    path = tmp_path / "r/data" / OBJECT.name[:2] / OBJECT.name
+    path.unlink()
+    disk = Disk()
+    DirectoryStore(tmp_path, disk.sync).delete(OBJECT)
+
+    assert disk.synced == [path.parent]
+
+
+def test_a_deletion_in_a_folder_that_is_not_there_settles_the_next_one_above(tmp_path: Path):
+    disk = Disk()
+    DirectoryStore(tmp_path, disk.sync).delete(OBJECT)
+
+    assert disk.synced == [tmp_path]
+
+
+def test_a_deletion_that_the_disk_refuses_is_no_success(tmp_path: Path):
+    disk = Disk()
+    store = DirectoryStore(tmp_path, disk.sync)
+    disk.refuses = True
+
+    with pytest.raises(OSError, match="the disk refuses"):
+        store.delete(OBJECT)
+
+
+def test_folders_that_someone_else_made_are_settled_once_by_each_process(tmp_path: Path):
+    folder = tmp_path / "r/data" / OBJECT.name[:2]
+    folder.mkdir(parents=True)
+    disk = Disk()
+    store = DirectoryStore(tmp_path, disk.sync)
+    put(store, OBJECT, BODY)
+    assert disk.synced == [tmp_path, tmp_path / "r", tmp_path / "r/data"]
+
+    put(store, OBJECT, BODY)
+    assert len(disk.synced) == 3
+
+
+def test_one_look_settles_all_data_folders_of_a_repository(tmp_path: Path):
+    DirectoryStore(tmp_path).create(("r",))
+    disk = Disk()
+    store = DirectoryStore(tmp_path, disk.sync)
+    for number in range(20):
+        body = b"%d" % number
+        put(store, Address(("r",), Kind.DATA, name_of(body)), body)
+
+    assert len(disk.synced) == 3
+
+
+def test_a_folder_that_the_disk_refused_is_settled_at_the_next_try(tmp_path: Path):
+    disk = Disk()
+    store = DirectoryStore(tmp_path, disk.sync)
+    disk.refuses = True
+    with pytest.raises(OSError, match="the disk refuses"):
+        put(store, OBJECT, BODY)
+    disk.refuses = False
+    put(store, OBJECT, BODY)
+
+    assert disk.synced == [tmp_path, tmp_path / "r", tmp_path / "r/data"]
+
+
+def test_a_folder_that_was_removed_by_hand_is_made_again(tmp_path: Path):
+    store = DirectoryStore(tmp_path)
+    put(store, OBJECT, BODY)
+    shutil.rmtree(tmp_path / "r")
+    put(store, OBJECT, BODY)
+
+    with store.open(OBJECT) as stored:
+        assert stored.size == len(BODY)
 
 
 def test_an_open_object_stays_readable_while_it_is_deleted(tmp_path: Path):

@@ -53,16 +53,16 @@ async def test_without_a_fence_a_node_goes_by_address_lifetimes_and_says_so_once
 
 
 @pytest.mark.parametrize(
-    ("session", "margin_ms", "least_left_ms"),
-    [("", 1500, 800), ('ttl = "300ms"', 2300, 0), ('margin = "5s"', 5000, 800)],
+    ("session", "margin_ms", "most_past_ms"),
+    [("", 1500, None), ('ttl = "300ms"', 2300, 1000), ('margin = "5s"', 5000, None)],
 )
 async def test_without_a_fence_margin_and_least_lifetime_are_those_of_address_lifetimes(
-    session, margin_ms, least_left_ms
+    session, margin_ms, most_past_ms
 ):
     config = parse(TEXT + session)
     fencing = await put_up(config, lambda _text: None, lambda: WHY)
     assert fencing.margin_ns(config.session) == margin_ms * NS_PER_MS
-    assert fencing.least_left_ns(config.session) == least_left_ms * NS_PER_MS
+    assert fencing.most_past_ms(config.session) == most_past_ms
     assert fencing.slack_ms == 200
 
 
@@ -76,7 +76,7 @@ async def test_with_a_fence_the_margin_is_its_lateness_unless_the_operator_said_
     assert fencing.stands
     assert fencing.layers == ("kernel: nftables", "kernel: address lifetimes")
     assert fencing.margin_ns(config.session) == margin_ms * NS_PER_MS
-    assert fencing.least_left_ns(config.session) == 0
+    assert fencing.most_past_ms(config.session) is None
     assert fencing.slack_ms == 999
     await fencing.end(all_off=True)
 

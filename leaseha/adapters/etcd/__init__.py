@@ -3,7 +3,7 @@
 from leaseha.adapters.etcd.auth import User
 from leaseha.adapters.etcd.client import EtcdClient
 from leaseha.adapters.etcd.member import Tls
-from leaseha.adapters.etcd.status import MemberStatus, known_bad
+from leaseha.adapters.etcd.status import MemberStatus, diverges, known_bad
 from leaseha.adapters.etcd.watch import WatchBatch, WatchNews, WatchReread
 
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     "WatchBatch",
     "WatchNews",
     "WatchReread",
+    "diverges",
     "known_bad",
 ]

@@ -12,6 +12,9 @@ from leaseha.adapters.etcd.messages import rpc
 from leaseha.adapters.etcd.wire import CallFailed
 
 OLDEST: Final = (3, 4, 0)
+DIVERGES: Final = ((3, 5, 0), (3, 5, 2))
+"""First and last release whose members may come to hold different data."""
+_VERSION: Final = re.compile(r"v?(\d+)\.(\d+)\.(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +61,28 @@ async def status_of(member: Member, timeout_s: float, metadata: wire.Metadata) -
     )
 
 
+def diverges(version: str) -> bool:
+    """Whether members of this version may differ in their data after a crash (etcd issue 13766): never usable."""
+    found = _VERSION.match(version)
+    return found is not None and DIVERGES[0] <= _numbers(found) <= DIVERGES[1]
+
+
 def known_bad(version: str) -> str | None:
     """Why an etcd of this version must not be trusted with leases; None if nothing is known against it."""
-    found = re.match(r"v?(\d+)\.(\d+)\.(\d+)", version)
+    found = _VERSION.match(version)
     if found is None:
         return f"its version ({version or 'none'}) is not understood; leaseha knows 3.4 and later"
-    number = tuple(int(part) for part in found.groups())
-    if number < OLDEST:
+    if _numbers(found) < OLDEST:
         return (
             f"etcd {version} is older than 3.4: no answer to progress requests, so a frozen watch goes unseen"
         )
-    if (3, 5, 0) <= number <= (3, 5, 2):
+    if diverges(version):
         return (
             f"members of etcd {version} may differ in their data after a crash (3.5.0 to 3.5.2), which breaks"
             " every compare: use 3.5.3 or later"
         )
     return None
+
+
+def _numbers(found: re.Match[str]) -> tuple[int, ...]:
+    return tuple(int(part) for part in found.groups())

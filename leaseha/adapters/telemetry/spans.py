@@ -123,7 +123,8 @@ def to_json(span: FinishedSpan, resource: Resource) -> str:
     }
     if span.message:
         fields["message"] = span.message
-    fields |= span.attributes
+    # An attribute that is called like one of the span's own fields must not take its place.
+    fields |= {name: value for name, value in span.attributes.items() if name not in fields}
     if span.moments:
         fields["events"] = [{"name": m.name, "at_ns": m.at_ns, **m.attributes} for m in span.moments]
     if span.links:

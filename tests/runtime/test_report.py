@@ -1,0 +1,51 @@
+"""What `status` says of a lease, made from real cores."""
+
+from typing import Any
+
+from leaseha.core import records
+from leaseha.runtime.report import Surroundings, document
+from tests.core import hands
+from tests.core.harness import World
+
+
+def lease(world: World, node: str = "a") -> dict[str, Any]:
+    """The lease `l` as the agent of a node tells it."""
+    around = Surroundings("1.0", 1, "agent")
+    return document(world.nodes[node], world.now(), around)["leases"]["l"]
+
+
+def lose_session(world: World) -> None:
+    """The record of the holder's session is deleted by hand, and it goes on under a new one (T14)."""
+    token = world.state("a").token
+    hands.erase(world, hands.record_key(world, "a"))
+    world.run(1.5)
+    assert world.holders() == ["a"]
+    assert world.state("a").token > token
+
+
+def test_a_holder_that_goes_on_under_another_session_has_held_since_it_came_to_it() -> None:
+    world = hands.serving()
+    world.run(1.5)
+    since_ms = lease(world)["since_ms"]
+    assert since_ms
+
+    for _ in range(2):  # the claim names only the token before it: from the second on that has no line either
+        lose_session(world)
+        for node in ("a", "b"):
+            told = lease(world, node)
+            assert (told["holder"], told["since_ms"]) == ("a", since_ms)
+
+
+def test_a_stay_without_a_line_is_not_given_that_of_another_holder() -> None:
+    """The holder before it wrote the newest line there is: since when the new one holds is then unknown."""
+    world = hands.serving()
+    world.run(1.5)
+    lose_session(world)
+    for key in [key for key in world.etcd.keys if key.startswith("leases/l/history/")]:
+        line = records.decode(records.HistoryRecord, world.etcd.keys[key].value)
+        foreign = records.HistoryRecord(
+            line.token, line.kind, line.reason, "", "b", line.at_ms, line.trace_id, answered=True
+        )
+        world.tell(world.etcd.put(key, records.encode(foreign)))
+
+    assert lease(world)["since_ms"] is None

@@ -23,7 +23,7 @@ class Given:
 
 @pytest.fixture
 def agent():
-    made = Agent(config=None, observer=None)
+    made = Agent(config=None, observer=None, guard=None)
     made.pump = Given()
     return made
 

@@ -87,6 +87,8 @@ def no_later_than_proven(entries: list[Entry], _: Bounds) -> list[Violation]:
                 found.append(_too_long(entry.at_ns, node, lease, until_ns, sent_ns + ttl_ns))
         elif entry.what == "absent":
             means.pop(entry.facts, None)
+        elif entry.what == "claim" and entry.facts[2] == "free":  # let go of: `free_means_off` judges that
+            means = {key: meant for key, meant in means.items() if key[1] != entry.facts[0]}
         elif entry.what == "died":
             means = {key: meant for key, meant in means.items() if key[0] != entry.facts[0]}
     return found

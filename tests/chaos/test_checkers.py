@@ -52,6 +52,11 @@ class TestNoLaterThanProven:
         assert names(self.RECORD, told, (12, "absent", "a", "l0"), lowered) == []
         assert names(self.RECORD, told, (12, "died", "a"), lowered) == []
 
+    def test_who_has_let_go_of_a_lease_that_was_never_up_means_nothing_any_more(self):
+        lowered = (20, "record", "a", 7, "live", 15, S // 2, "store-a")
+        freed = (12, "claim", "l0", 9, "free", "", 0, "release", "", "a")
+        assert names(self.RECORD, (11, "told", "a", "l0", 3, 7, 5 + S), freed, lowered) == []
+
     def test_an_older_record_that_is_put_back_late_shortens_nothing(self):
         late = (20, "record", "a", 7, "live", 2, S // 2, "store-a")
         assert names(self.RECORD, (11, "told", "a", "l0", 3, 7, 5 + S), late) == []

@@ -92,6 +92,7 @@ def test_a_field_of_another_type_makes_the_record_unreadable(record: Record, dat
         (ClaimRecord, "[]"),
         (ClaimRecord, "7"),
         (ClaimRecord, ""),
+        (NodeRecord, '{"node":"a","session":1,"priorities":{"l":"high"}}'),
     ],
 )
 def test_a_value_that_is_no_such_record_is_none(kind: type[Any], value: str) -> None:

@@ -199,11 +199,15 @@ def _field(kind: str, value: Any) -> Any:
             return value
         case "int" if isinstance(value, int) and not isinstance(value, bool):
             return value
-        case "Mapping[str, int] | None" | "Mapping[str, str] | None" if isinstance(value, dict):
-            wanted = int if "int" in kind else str
-            if all(isinstance(inner, wanted) for inner in value.values()):
-                return value
+        case "Mapping[str, int] | None" if _maps_to(int, value):
+            return value
+        case "Mapping[str, str] | None" if _maps_to(str, value):
+            return value
     raise ValueError(f"{value!r} is no {kind}")
+
+
+def _maps_to(wanted: type, value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(inner, wanted) for inner in value.values())
 
 
 R = TypeVar("R", SessionRecord, ClaimRecord, InsyncRecord, IntentRecord, NodeRecord, HistoryRecord)

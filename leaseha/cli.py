@@ -145,10 +145,11 @@ def _check(arguments: argparse.Namespace) -> int:
 def _status(arguments: argparse.Namespace) -> int:
     from leaseha.runtime import operator, show
 
-    config = load(arguments.config)
     try:
-        found = operator.ask_agent(config)
+        # The agent's socket needs none of etcd's keys, which whoever asks may not be allowed to read.
+        found = operator.ask_agent(load(arguments.config, files=False))
     except AgentUnreachable:
+        config = load(arguments.config)
         try:
             found = asyncio.run(operator.status_from_etcd(config))
         except OperationalError as error:

@@ -76,9 +76,12 @@ def phase_line(
 def move_line(lease: str, history: HistoryRecord) -> None:
     """A move is over: the line of history, as it also stands in etcd."""
     origin = f" from {history.from_node}" if history.from_node else ""
+    over = f"{history.kind}{origin} to {history.to_node} is over"
+    if history.from_node == history.to_node:
+        over = f"resumed by {history.to_node}"  # after its restart, say: nothing moved
     gap = f"{history.gap_ms} ms without service" if history.gap_ms >= 0 else "time without service unknown"
     why = f": {history.reason}" if history.reason else ""
-    text = f"first answer: {history.kind}{origin} to {history.to_node} is over, {gap}{why}"
+    text = f"first answer: {over}, {gap}{why}"
     _log(
         logging.INFO,
         f"{text} [token {history.token}, trace {history.trace_id}]",

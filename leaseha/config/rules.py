@@ -20,6 +20,7 @@ from leaseha.config.model import (
     SessionConfig,
     Tcp,
 )
+from leaseha.core.deadline import held_ns
 from leaseha.core.values import NS_PER_MS, NS_PER_S
 
 PPM: Final = 1_000_000
@@ -31,6 +32,8 @@ SHORT_TTL_MARGIN_NS: Final = 2300 * NS_PER_MS
 """The same for a ttl below 1 s: no lifetime is shorter than 1 s, so it may reach 1 s past the deadline."""
 ELECTION_NS: Final = 3 * NS_PER_S
 """etcd at its default timings has a new leader by then, nearly always."""
+CLAIMS_MAX: Final = 127
+"""Claims that one renewal compares at most: etcd takes 128 compares, one is the node's own record."""
 SOCKET_ROOM: Final = 107 - len("/status.sock")
 """Bytes that a unix socket's path may have, less the longest name of ours."""
 
@@ -43,6 +46,7 @@ def default_margin_ns(ttl_ns: int) -> int:
 def check_rules(config: Config, faults: Faults) -> None:
     """Notes each fault and each warning of a configuration whose single values are right."""
     _timings(config.session, faults)
+    _renewals(config, faults)
     _etcd(config, faults)
     _places(config, faults)
     _addresses(config, faults)
@@ -98,6 +102,21 @@ def _timings(session: SessionConfig, faults: Faults) -> None:
             f"{format_duration(least_ns)} late, so after a freeze of the holder two nodes may answer for the "
             "difference, unless the kernel fence (nftables) is in force",
             needs=("session.margin", ttl),
+        )
+
+
+def _renewals(config: Config, faults: Faults) -> None:
+    """Within what a proof is good for each claim is compared once; one renewal can compare only so many."""
+    session = config.session
+    rounds = max(1, held_ns(session.ttl_max_ns, session.drift_ppm) // session.renew_every_ns - 2)
+    if len(config.leases) > (most := rounds * CLAIMS_MAX):
+        faults.add(
+            "lease",
+            f"{len(config.leases)} leases",
+            f"one node that holds all of them renews them in {rounds} transactions, and etcd takes {CLAIMS_MAX} in "
+            f"each (--max-txn-ops 128): write at most {most}, or a shorter session.renew_every, or a longer "
+            "session.ttl_max",
+            needs=("session.renew_every", "session.ttl_max", "session.drift"),
         )
 
 

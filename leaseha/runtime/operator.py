@@ -46,12 +46,15 @@ async def etcd_of(config: Config) -> AsyncIterator[EtcdClient]:
 
 
 def ask_agent(config: Config, path: str = "/status") -> Any:
-    """The agent's answer on its unix socket, decoded. Raises `AgentUnreachable`."""
+    """The agent's answer on its unix socket, decoded. Raises as `ask_socket` does."""
     return ask_socket(config.runtime_dir / STATUS_SOCKET, path)
 
 
 def ask_socket(path: Path, target: str) -> Any:
-    """GET `target` from the HTTP server on a unix socket; JSON decoded, text otherwise."""
+    """GET `target` from the HTTP server on a unix socket; JSON decoded, text otherwise.
+
+    Raises `AgentUnreachable` if nobody answers, `OperationalError` if this account may not ask.
+    """
     connection = http.client.HTTPConnection("localhost", timeout=ASK_TIMEOUT_S)
     try:
         connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -61,12 +64,20 @@ def ask_socket(path: Path, target: str) -> Any:
         response = connection.getresponse()
         body = response.read()
     except (OSError, http.client.HTTPException) as error:
-        raise AgentUnreachable(f"no agent answers on {path}: {error}") from error
+        raise unasked(path, error) from error
     finally:
         connection.close()
     if response.headers.get_content_type() == "application/json":
         return json.loads(body)
     return body.decode().strip()
+
+
+def unasked(path: Path, error: Exception) -> OperationalError:
+    """An agent that may not be asked is not one that does not run: nobody is to look for the reason in etcd."""
+    if isinstance(error, PermissionError):
+        remedy = "ask as root, or as the account or group that it belongs to"
+        return OperationalError(f"this account may not ask the agent on {path}: {remedy}")
+    return AgentUnreachable(f"no agent answers on {path}: {error}")
 
 
 async def status_from_etcd(config: Config) -> dict[str, Any]:

@@ -84,6 +84,7 @@ def _lease(draft: Draft, name: str, around: Surroundings) -> dict[str, Any]:
     holding = placement.holding_session(draft, name)
     # From a mere look at etcd only records that are gone, dead or closed count as silent: those need no time to judge.
     own = holding == draft.session.id
+    candidates = _candidates(draft, name, holding, judge=around.source == "agent")
     silent = held and (
         (until is None or until.deadline_passed(draft.at)) if own else placement.silent(draft, holding)
     )
@@ -101,8 +102,8 @@ def _lease(draft: Draft, name: str, around: Surroundings) -> dict[str, Any]:
         "vips": around.vips.get(name, []),
         "checks": around.checks.get(name, []),
         "in_sync": sorted(_insync_nodes(draft, name)),
-        "candidates": _candidates(draft, name, holding, judge=around.source == "agent"),
-        "note": _note(draft, name),
+        "candidates": candidates,
+        "note": ("" if held and not silent else _nobody(draft, name, candidates)) or _note(draft, name),
     }
 
 
@@ -174,6 +175,13 @@ def _note(draft: Draft, name: str) -> str:
         when = f"in {left_s} s ({why})" if left_s else "now"
         return f"this node is the better one; failback {when}"
     return ""
+
+
+def _nobody(draft: Draft, name: str, candidates: list[dict[str, Any]]) -> str:
+    """Why a lease that nobody serves stays so, if no node may take it: that seldom cures itself."""
+    if not draft.ready or draft.leases[name].mine or any(row["candidate"] for row in candidates):
+        return ""
+    return "no node may take it: " + "; ".join(f"{row['node']}: {row['why']}" for row in candidates)
 
 
 def _nodes(draft: Draft) -> list[dict[str, Any]]:

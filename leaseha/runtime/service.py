@@ -143,8 +143,12 @@ class Service:
         self.parts.fencing.close_soon(self.parts.vips)
 
     def _until(self, told: Instant) -> Instant:
-        """The newest word on the deadline; raises when it has passed."""
-        if self.deadline is None or told.boot_ns > self.deadline.boot_ns:
+        """The newest word on the deadline; raises when it has passed.
+
+        An effect waits its turn, while an `Extend` of the same step or of a later one has been heard at once: what
+        the effect carries is never newer, and after a shorter ttl it is too late.
+        """
+        if self.deadline is None:
             self.deadline = told
         if self.deadline.deadline_passed(clock.now()):
             raise OperationalError("the deadline passed before it could be done")

@@ -7,6 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,15 @@ def test_phases_moves_and_warnings_have_units_at_the_end_of_their_fields(lines):
     assert (move["event"], move["kind"], move["gap_ms"], move["token"]) == ("move", "failover", 6530, 42)
     assert (warning["event"], warning["level"], warning["what"]) == ("warning", "warning", "VIP missing")
     assert (unknown["event"], unknown["level"], unknown["lease"]) == ("unknown", "debug", "")
+
+
+def test_a_node_that_takes_its_own_lease_back_has_resumed_it(lines):
+    own = replace(HISTORY, from_node=HISTORY.to_node)
+
+    (said,) = lines(lambda: logs.move_line("backups", own))
+
+    assert f"first answer: resumed by {own.to_node}, {own.gap_ms} ms without service" in said
+    assert "failover from" not in said
 
 
 def test_a_person_can_follow_a_failover_from_the_silence_to_the_first_answer(lines):

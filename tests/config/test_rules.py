@@ -6,8 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leaseha.config import format_duration, parse, parse_duration
-from leaseha.config.rules import ANSWER_NS, PPM
+from leaseha.config import format_duration, node_spec, parse, parse_duration
+from leaseha.config.rules import ANSWER_NS, CLAIMS_MAX, PPM
+from leaseha.core import machine, writer
+from leaseha.core.state import Draft
+from leaseha.core.values import Instant
 from leaseha.errors import ConfigError
 from tests.config.conftest import GOOD
 
@@ -171,3 +174,25 @@ def test_the_digest_leaves_out_what_machines_differ_in():
 def test_the_digest_does_not_change_from_release_to_release():
     """Nodes of two versions compare it while they are upgraded one after the other."""
     assert BARE == "7a82e16bd74a.8cc6293abfb0"
+
+
+def many(leases: int) -> str:
+    """That many leases, and timings with which two renewals must have compared all of them."""
+    more = "".join(
+        f'[lease.l{n}]\nvips = ["10.1.{n >> 8}.{n & 255}/8"]\npriority = {{ node1 = 1 }}\n'
+        for n in range(leases - 1)
+    )
+    return session(ttl="5s", ttl_max="5s", renew_every="1200ms") + more
+
+
+def test_more_leases_than_the_renewals_can_compare_are_refused_with_the_limit_and_the_remedy():
+    spec = node_spec(parse(many(1)), store="s", incarnation="i")
+    most = writer.slice_rounds(Draft(machine.initial(spec), Instant(0, 0))) * CLAIMS_MAX
+
+    parse(many(most))
+    refused = refusal(many(most + 1))
+
+    assert refused
+    assert (refused.key, refused.value) == ("lease", f"{most + 1} leases")
+    assert f"write at most {most}, or a shorter session.renew_every" in refused.remedy
+    assert "--max-txn-ops 128" in refused.remedy

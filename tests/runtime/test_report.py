@@ -23,6 +23,14 @@ def lose_session(world: World) -> None:
     assert world.state("a").token > token
 
 
+def admit_only(world: World, *stores: str) -> None:
+    """Someone puts this in-sync set by hand; the holder is cut off before, so that it does not put its own."""
+    world.kill("a")
+    world.tell(
+        world.etcd.put(records.insync_key("l"), records.encode(records.InsyncRecord(frozenset(stores))))
+    )
+
+
 def test_a_holder_that_goes_on_under_another_session_has_held_since_it_came_to_it() -> None:
     world = hands.serving()
     world.run(1.5)
@@ -49,3 +57,22 @@ def test_a_stay_without_a_line_is_not_given_that_of_another_holder() -> None:
         world.tell(world.etcd.put(key, records.encode(foreign)))
 
     assert lease(world)["since_ms"] is None
+
+
+def test_a_lease_that_no_node_may_take_says_so_once_with_why_for_each() -> None:
+    world = hands.serving()
+    world.run(1.5)
+    admit_only(world, "store-gone")
+    world.run(20)
+
+    told = lease(world, "b")
+
+    assert told["holder_silent"]
+    assert told["note"] == "no node may take it: a: silent; b: not in-sync"
+
+
+def test_a_lease_that_is_served_has_no_such_note() -> None:
+    world = hands.serving()
+    world.run(1.5)
+
+    assert lease(world, "b")["note"] == ""

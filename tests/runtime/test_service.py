@@ -9,6 +9,7 @@ from leaseha.adapters import clock
 from leaseha.core.effects import Announce, BindVip, Extend
 from leaseha.core.values import NS_PER_S, Instant
 from leaseha.errors import OperationalError
+from leaseha.runtime.fencing import Fencing
 from leaseha.runtime.service import Parts, Service
 from tests.core import hands
 
@@ -28,11 +29,22 @@ class Binder:
         """Not looked at here."""
 
 
+class Guard:
+    """Has nothing to take down."""
+
+    def arm(self, lease, token, deadline) -> None:
+        """Not looked at here."""
+
+    def disarm(self, lease) -> None:
+        """Not looked at here."""
+
+
 def made() -> tuple[Service, Binder]:
     """A service without a repository, and its binder."""
     binder = Binder()
-    parts = Parts("l", (VIP,), binder, None, None, 0)  # type: ignore[arg-type]
-    return Service(parts, lambda *_: None, lambda *_: None), binder
+    unfenced = Fencing(None, (), "not in this test")
+    parts = Parts("l", (VIP,), binder, None, None, 0, Guard(), unfenced)  # type: ignore[arg-type]
+    return Service(parts, lambda *_: None, lambda *_: None, lambda *_: None), binder
 
 
 @pytest.mark.parametrize("left_s", [2, 20])

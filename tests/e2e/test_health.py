@@ -92,6 +92,8 @@ def test_a_gateway_that_is_away_for_all_ends_no_service_and_the_holder_says_why_
 def test_a_check_with_a_weight_makes_the_other_node_the_better_one(lab: Lab):
     # After the gateway's return the other may be well a moment earlier: the holder would let go for that.
     standing_by(lab, FIRST, FIRST, SECOND)
+    holding(lab, FIRST)  # it may have been about to, when both were well
+    standing_by(lab, FIRST, FIRST, SECOND)
     flag = lab.directory / f"flag.{FIRST}"
     flag.touch()
     try:

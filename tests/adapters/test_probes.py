@@ -54,7 +54,7 @@ def test_an_echo_request_has_a_right_checksum():
         ("print('a' * 500)", Answer(healthy=True, detail="a" * 200)),
         ("print('\\x1b[31mred\\x00')", Answer(healthy=True, detail="[31mred")),
         (
-            "import os, sys; os.write(1, b'x\n' * 900_000); print('the end', file=sys.stderr)",
+            "import os, sys; os.write(1, b'x;' * 900_000 + b'%c' % 10); print('the end', file=sys.stderr)",
             Answer(healthy=True, detail="the end"),
         ),
     ],

@@ -239,6 +239,11 @@ def _late(kind: str, **faults: float) -> Callable[[Options], None]:
     return steer
 
 
+def _broken_late(options: Options) -> None:
+    _late("T11", hard_release=6)(options)
+    options.hard_breaks = True
+
+
 def _late_add(options: Options) -> None:
     _late("T13", copies=14, kill=1.5, restart=3, cut=1, heal=2)(options)
     options.nodes = 3
@@ -401,7 +406,7 @@ BUGS: Final[tuple[Bug, ...]] = (
     ),
     Bug(
         "late-t11", "T11 without the own record", "copies",
-        lambda: _without_own("t11_release", "T11"), _late("T11", hard_release=6),
+        lambda: _without_own("t11_release", "T11"), _broken_late,
     ),
     Bug(
         "late-t13", "T13 without the own record", "insync",

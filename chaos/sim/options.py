@@ -64,6 +64,8 @@ class Options:
     late_kind: float = 0.0
     snatch: float = 0.0
     """How often a claim is deleted by hand within a moment of being written."""
+    hard_breaks: bool = False
+    """What lets go hard does so for a broken resource, and not for its health."""
     reuse_sessions: bool = False
     """A restored etcd grants the ids anew that it had granted after the snapshot."""
     latest: bool = False

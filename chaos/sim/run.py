@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -270,7 +271,10 @@ class Run:
         """A holder lets go, is cut off meanwhile for longer than its ttl, and is well again."""
         for lease in self.leases:
             if node.holds(lease):
-                self._tell_health(node, lease, penalty=0, why="gateway gone")
+                if self.options.hard_breaks:  # no target is chosen then: *free* is written
+                    node.give(functools.partial(events.ResourceFailed, lease=lease, detail="broken"))
+                else:
+                    self._tell_health(node, lease, penalty=0, why="gateway gone")
                 self.world.after(self.world.between(0, 600 * NS_PER_MS), self._fault(self._do_cut, node))
                 end_ns = self.options.ttl_ns + self.world.between(600 * NS_PER_MS, 2 * self.options.ttl_ns)
                 self.world.after(end_ns, self._fault(self._do_heal, node))

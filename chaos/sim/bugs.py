@@ -70,8 +70,8 @@ def planted(bug: Bug) -> Iterator[None]:
 def _from_response() -> list[Patch]:
     good = session.committed
 
-    def committed(own: Session, write: OwnWrite, mod: int, at: Instant, regular_ns: int) -> Session:
-        after = good(own, write, mod, at, regular_ns)
+    def committed(own: Session, write: OwnWrite, mod: int, at: Instant, *rest: int) -> Session:
+        after = good(own, write, mod, at, *rest)
         return replace(after, proven=Written(at, write.ttl_ns))
 
     return [(session, "committed", committed)]
@@ -222,9 +222,9 @@ def _without_own(function: str, what: str) -> list[Patch]:
         compares = tuple(c for c in txn.compares if c.key != key)
         return replace(txn, compares=compares, puts=tuple(p for p in txn.puts if p.key != key))
 
-    def committed(own: Session, write: OwnWrite, mod: int, at: Instant, regular_ns: int) -> Session:
+    def committed(own: Session, write: OwnWrite, mod: int, at: Instant, *rest: int) -> Session:
         if write.what != what:
-            return good_committed(own, write, mod, at, regular_ns)
+            return good_committed(own, write, mod, at, *rest)
         return session.without(own, write.request)
 
     return [(transactions, function, bare), (session, "committed", committed)]

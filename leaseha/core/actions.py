@@ -174,7 +174,7 @@ def _down(draft: Draft, lease: str, way: Way, kind: str, why: str, target: int, 
 def release(draft: Draft, lease: str) -> str:
     """Orderly down, then *free* (T11)."""
     state = draft.leases[lease]
-    why = "stop" if draft.node.stopping else state.ineligible
+    why = "stop" if draft.node.stopping else state.retired or state.ineligible
     best = None if draft.node.stopping else placement.best_other(draft, lease)
     if best is not None:
         # To someone, and not into nothing: by the time all is off it may be ineligible too, and then we stay.

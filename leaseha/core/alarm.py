@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from leaseha.core import guards, placement, taking, wants, writer
+from leaseha.core import guards, placement, session, taking, wants, writer
 from leaseha.core.effects import WakeAt
 from leaseha.core.session import Phase
 from leaseha.core.state import Draft, LeaseState, Role
@@ -37,36 +37,51 @@ def _left(draft: Draft) -> list[int]:
     """ns until each thing that is due by time, waits and deadlines alike."""
     at, node = draft.at, draft.node
     waits = [None if node.reading or node.stopping else read_due(draft), writer.due_at(draft)]
-    waits += [node.stop_by, node.off_by]
+    waits += [node.stop_by, node.off_by, writer.alert_at(draft)]
     if draft.session.phase is Phase.NONE and draft.ready:
         waits.append(node.retry_at)
     left = [wait.wait_left_ns(at) for wait in waits if wait is not None] or [IDLE_NS]
-    for name, state in draft.leases.items():
-        left += _of_lease(draft, name, state)
-    return left
+    deadlines = [node.due_first]
+    if node.active and not node.common.past:
+        deadlines.append(session.deadline_of(draft.session, draft.spec.drift_ppm))
+    return left + [until.left_ns(at) for until in deadlines if until is not None]
+
+
+def of_lease(draft: Draft, name: str) -> Instant | None:
+    """When time alone makes something due for a lease; None: nothing will, as things stand.
+
+    The session's deadline is not among it: that is one for all of them.
+    """
+    left = _of_lease(draft, name, draft.leases[name])
+    return draft.at.plus(min(left)) if left else None
 
 
 def _of_lease(draft: Draft, name: str, state: LeaseState) -> list[int]:
     at = draft.at
     left = []
-    if state.role in UP and (until := guards.serve_until(draft, name)) is not None:
-        left.append(until.left_ns(at))
+    if state.role in UP and state.mine and state.cover is not None:
+        left.append(state.cover.left_ns(at))
     if state.failed and state.retry_at is not None:
         left.append(state.retry_at.wait_left_ns(at))
+    waits = [state.not_before]
     if state.role is Role.STANDBY:
         found = taking.possible(draft, name)
-        waits = [found.at if found else None, wants.ask_at(draft, name), state.not_before]
-        left += [w.wait_left_ns(at) for w in waits if w is not None and not w.wait_over(at)]
-        left += _failing_peers(draft, name)
+        waits += [found.at if found else None, wants.ask_at(draft, name)]
+        left += _failing_peers(draft)
+    elif state.role is Role.HOLDER:
+        waits.append(state.stuck_until)
+        if guards.unanswered(draft, name) is not None:
+            # Whether it is obeyed hangs on who is silent, on budgets and on pauses: look again and again.
+            left.append(draft.spec.renew_every_ns)
+    left += [w.wait_left_ns(at) for w in waits if w is not None and not w.wait_over(at)]
     return left
 
 
-def _failing_peers(draft: Draft, name: str) -> list[int]:
+def _failing_peers(draft: Draft) -> list[int]:
     """A node that goes silent changes the ranks: look again when its wait is over."""
-    holder = placement.holding_session(draft, name)
     left = []
-    for session, _ in draft.view.live_sessions():
-        over = placement.silent_from(draft, session)
-        if session not in (holder, draft.session.id) and over is not None and not over.wait_over(draft.at):
+    for other, _ in draft.view.live_sessions():
+        over = placement.silent_from(draft, other)
+        if other != draft.session.id and over is not None and not over.wait_over(draft.at):
             left.append(over.wait_left_ns(draft.at))
     return left

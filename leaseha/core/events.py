@@ -183,6 +183,15 @@ class CopiesReported:
 
 
 @dataclass(frozen=True, slots=True)
+class Retired:
+    """This node shall let go of the lease, and not take it again while `why` is not empty."""
+
+    at: Instant
+    lease: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class TtlChanged:
     """The configuration asks for another ttl (ns) from now on."""
 
@@ -221,6 +230,7 @@ Event = (
     | HealthChanged
     | BusyChanged
     | CopiesReported
+    | Retired
     | TtlChanged
     | StopAsked
     | Tick

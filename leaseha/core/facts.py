@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from leaseha.core import (
     actions,
+    attention,
     chronicle,
     deadline,
     events,
@@ -17,7 +18,7 @@ from leaseha.core import (
 )
 from leaseha.core import view as views
 from leaseha.core.effects import CloseSession, MoveEnded, ReadAll, Stopped, Warned
-from leaseha.core.records import ClaimRecord, Life, SessionRecord
+from leaseha.core.records import ClaimRecord, IntentRecord, Life, SessionRecord
 from leaseha.core.session import Found, OwnWrite, Phase
 from leaseha.core.state import Draft, Role, Way
 from leaseha.core.taking import after_ttl_max
@@ -49,8 +50,9 @@ def read_all(draft: Draft) -> None:
 def started(draft: Draft, event: events.Started) -> None:
     """The process is up."""
     draft.session = replace(draft.session, ttl_ns=draft.spec.ttl_ns)
-    for name in draft.leases:
+    for name in [name for name, state in draft.leases.items() if not state.since.boot_ns]:
         draft.update(name, since=event.at)
+    draft.republish = True
     read_all(draft)
 
 
@@ -135,15 +137,19 @@ def txn_done(draft: Draft, event: events.TxnDone) -> None:
 
 def committed(draft: Draft, write: OwnWrite, revision: int) -> None:
     """An own write is proven: it is the current record, and what it put stands."""
-    regular_ns = STEADY_FACTOR * draft.spec.renew_every_ns
+    answered_ns = STEADY_FACTOR * draft.spec.renew_every_ns
+    regular_ns = STEADY_FACTOR * writer.every_ns(draft)
     took_ns = draft.at.boot_ns - write.sent_at.boot_ns
     if took_ns * 2 > write.ttl_ns:
         draft.effects.append(Warned("", "slow renewal", f"{write.what} took {took_ns // NS_PER_MS} ms"))
-    draft.session = session.committed(draft.session, write, revision, draft.at, regular_ns)
+    draft.session = session.committed(draft.session, write, revision, draft.at, regular_ns, answered_ns)
     if draft.session.steady_since == draft.at:
         _doubt_all(draft, "renewals go on after a gap")
     puts = [KeyValue(p.key, p.value, revision, 0, p.lease) for p in write.txn.puts if isinstance(p, Put)]
-    draft.set(view=views.with_own(draft.view, draft.at, revision, puts))
+    before = draft.view
+    if draft.ready:  # else the snapshot that this process waits for has it, or its watch
+        draft.set(view=views.with_own(before, draft.at, revision, puts))
+        attention.seen(draft, before, [kv.key for kv in puts])
     sent = {p.key: p for p in write.txn.puts}
     left = {k: p for k, p in draft.node.notes.items() if k not in write.notes or sent.get(k) != p}
     draft.set(notes=left)
@@ -160,7 +166,9 @@ def _cover(draft: Draft, write: OwnWrite) -> None:
     """Leases whose claims this write compared or wrote may be served under it."""
     until = deadline.of_cover(write.sent_at, draft.spec.ttl_max_ns, draft.spec.drift_ppm)
     for name in write.covers:
-        draft.update(name, cover=until, covered_by=write.sequence)
+        # Only what is on its way down waits for a cover.
+        waits = draft.leases[name].role is not Role.HOLDER
+        (draft.update if waits else draft.update_quietly)(name, cover=until, covered_by=write.sequence)
 
 
 def _lease_committed(draft: Draft, write: OwnWrite, name: str, revision: int) -> None:
@@ -192,7 +200,9 @@ def _now_mine(draft: Draft, name: str, token: int, record: ClaimRecord | None) -
 
 def refused(draft: Draft, write: OwnWrite, revision: int, reads: tuple[KeyValue, ...]) -> None:
     """A compare failed. Only the own record, which was read with it, tells what is current."""
-    draft.set(view=views.with_reads(draft.view, draft.at, revision, reads))
+    if draft.ready:
+        draft.set(view=views.with_reads(draft.view, draft.at, revision, reads))
+        attention.everything_seen(draft)
     own_key = records.session_key(draft.session.id)
     own = next((kv for kv in reads if kv.key == own_key), KeyValue(own_key, "", 0))
     # With this write still among the pending ones: a second execution is refused after the first was applied.
@@ -244,7 +254,8 @@ def lost_claims(draft: Draft, *, none_applied: bool = False) -> None:
     """
     if not draft.ready:
         return
-    for name, state in draft.leases.items():
+    for name in draft.in_order(draft.node.active):
+        state = draft.leases[name]
         if not state.mine:
             continue
         seen = draft.view.claim(name)
@@ -275,6 +286,7 @@ def snapshot(draft: Draft, event: events.Snapshot) -> None:
     else:
         new = views.first_look(event.at, event.wall_ms, event.head.revision, event.keys)
     draft.set(view=new)
+    attention.everything_seen(draft)
     _own_seen(draft)
 
 
@@ -287,10 +299,22 @@ def read_failed(draft: Draft, event: events.ReadFailed) -> None:
 def watched(draft: Draft, event: events.Watched) -> None:
     """Changes on an unbroken history."""
     if draft.ready:
-        draft.set(view=views.with_changes(draft.view, event.at, event.wall_ms, event.changes))
+        before = draft.view
+        draft.set(view=views.with_changes(before, event.at, event.wall_ms, event.changes))
+        attention.seen(draft, before, [change.now.key for change in event.changes])
         for change in event.changes:
             _new_session_seen(draft, change)
+            _intent_seen(draft, change)
         _own_seen(draft)
+
+
+def _intent_seen(draft: Draft, change: events.Change) -> None:
+    """A switchover is asked for: who may be its target shows that it lives."""
+    kind, _, lease = views.place(change.now.key)
+    if kind is IntentRecord and change.now.mod and lease in draft.leases and not draft.leases[lease].mine:
+        record = records.decode(IntentRecord, change.now.value)
+        if record is not None and not record.answer and record.by != draft.spec.node:
+            draft.set(renew_asked=True)
 
 
 def _new_session_seen(draft: Draft, change: events.Change) -> None:
@@ -408,6 +432,12 @@ def copies_reported(draft: Draft, event: events.CopiesReported) -> None:
     """Which stores the replication wants admitted: said by a holder, and true only while it is one."""
     if draft.leases[event.lease].mine:
         draft.update(event.lease, wanted=event.stores)
+
+
+def retired(draft: Draft, event: events.Retired) -> None:
+    """This node is not to hold the lease any more; or again."""
+    draft.update(event.lease, retired=event.why)
+    draft.republish = True
 
 
 def ttl_changed(draft: Draft, event: events.TtlChanged) -> None:

@@ -175,7 +175,12 @@ def switchover_asked(draft: Draft, lease: str) -> bool:
     asked = intent(draft, lease)
     if asked is None or asked.kind != Kind.SWITCHOVER:
         return False
-    return switchover_target(draft, lease, asked)[0] != 0
+    return _shown_alive(draft, lease, switchover_target(draft, lease, asked)[0])
+
+
+def _shown_alive(draft: Draft, lease: str, target: int) -> bool:
+    """The target has renewed since it was asked for: nobody goes down for a node that died a moment ago."""
+    return target != 0 and draft.view.session(target).mod >= draft.view.intent(lease).mod
 
 
 def failback_asked(draft: Draft, lease: str) -> bool:
@@ -189,6 +194,8 @@ def failback_asked(draft: Draft, lease: str) -> bool:
     if _outdated(draft, lease, asked.target) or put_off(draft, lease):
         return False
     if named is None or named.why_not() or placement.budget_free_at(draft, lease) is not None:
+        return False
+    if not _shown_alive(draft, lease, named.session):
         return False
     return named.priority > placement.effective(draft, lease)
 
@@ -208,9 +215,10 @@ def _outdated(draft: Draft, lease: str, target: str) -> bool:
 
 def better_off_elsewhere(draft: Draft, lease: str) -> bool:
     """Ineligible, and there is another candidate. Without one the holder stays: a rebooting router must not end it."""
-    if not draft.leases[lease].ineligible or stuck(draft, lease):
+    state = draft.leases[lease]
+    if not (state.ineligible or state.retired) or stuck(draft, lease):
         return False
-    return placement.best_other(draft, lease) is not None
+    return bool(state.retired) or placement.best_other(draft, lease) is not None
 
 
 def broken(draft: Draft, lease: str) -> bool:

@@ -6,12 +6,13 @@ own write, tells the executor of moved deadlines, and says when it wants to be w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from leaseha.core import (
     actions,
     alarm,
+    attention,
     events,
     facts,
     guards,
@@ -52,6 +53,7 @@ HEAR: Final[dict[type, Callable[[Draft, Any], None]]] = {
     events.HealthChanged: facts.health_changed,
     events.BusyChanged: facts.busy_changed,
     events.CopiesReported: facts.copies_reported,
+    events.Retired: facts.retired,
     events.TtlChanged: facts.ttl_changed,
     events.StopAsked: facts.stop_asked,
     events.Tick: facts.tick,
@@ -64,34 +66,50 @@ def initial(spec: NodeSpec) -> NodeState:
     return NodeState(spec, leases, Session(ttl_ns=spec.ttl_ns))
 
 
-def step(state: NodeState, event: Event) -> tuple[NodeState, tuple[Effect, ...]]:
+def step(state: NodeState, event: Event, *, everything: bool = False) -> tuple[NodeState, tuple[Effect, ...]]:
     """What follows from an event: the next state, and what is to be done, in order.
 
+    `everything`: look at every lease, not only at those that `attention` finds; for tests, it comes to the same.
     Raises `InvariantBroken` if the state contradicts itself: the caller stops holding.
     """
     if state.stopped:
         return state, ()
     draft = Draft(state, event.at)
+    draft.touch(*state.again)
     HEAR[type(event)](draft, event)
     _read_when_due(draft)
-    upkeep.unblock(draft)
+    attention.due(draft)
+    if everything:
+        draft.touch_all()
+    for lease in draft.attended():
+        upkeep.unblock(draft, lease)
     _ensure_session(draft)
-    upkeep.hold_down(draft)
     upkeep.tell_of_twin(draft)
-    upkeep.put_failback_off(draft)
-    for lease in draft.leases:
+    attention.notice(draft)
+    for lease in draft.attended():
+        upkeep.hold_down(draft, lease)
+        upkeep.put_failback_off(draft, lease)
+    for lease in draft.attended():
         settle(draft, lease)
     upkeep.collect(draft)
     if draft.republish:
         writer.publish(draft)
+    if draft.touched:
+        attention.book_wants(draft)
     wants.write(draft)
-    for lease in draft.leases:
+    attention.notice(draft)
+    for lease in draft.attended():
         settle(draft, lease)
-        _tell(draft, lease)
+    _tell(draft, state)
     _end(draft)
+    if draft.touched:
+        attention.book_wants(draft)
+    if draft.touched or draft.node.due_first is None:
+        attention.book_due(draft, {lease: alarm.of_lease(draft, lease) for lease in draft.attended()})
+    draft.set(again=frozenset(draft.moved))
     alarm.set_wake(draft)
     after = draft.done()
-    check_invariants(after)
+    check_invariants(after, draft.touched)
     return after, tuple(draft.effects)
 
 
@@ -115,6 +133,7 @@ def settle(draft: Draft, lease: str, table: Table = transitions.BY_ROLE) -> None
 def _fire(draft: Draft, lease: str, row: transitions.Row) -> None:
     detail = row.do(draft, lease)
     state = draft.update(lease, role=row.to, since=draft.at)
+    draft.moved.add(lease)
     if row.to is Role.STANDBY or row.to is Role.STOPPED:
         draft.republish = True
     draft.effects.append(
@@ -172,14 +191,16 @@ def _ensure_session(draft: Draft) -> None:
         draft.set(retry_at=draft.at.plus(writer.OPEN_RETRY_NS))
 
 
-def _tell(draft: Draft, lease: str) -> None:
+def _tell(draft: Draft, before: NodeState) -> None:
     """Tell the executor when the deadline of something that is up has moved."""
-    state = draft.leases[lease]
-    until = guards.serve_until(draft, lease)
-    if until is None or not state.up or (until, state.token) == (state.told, state.told_token):
-        return
-    draft.update(lease, told=until, told_token=state.token)
-    draft.effects.append(Extend(lease, state.token, until))
+    same = draft.session.proven is before.session.proven and draft.session.pending is before.session.pending
+    for lease in draft.attended() if same else draft.leases:
+        state = draft.leases[lease]
+        until = guards.serve_until(draft, lease) if state.up else None
+        if until is None or (until, state.token) == (state.told, state.told_token):
+            continue
+        draft.update_quietly(lease, told=until, told_token=state.token)
+        draft.effects.append(Extend(lease, state.token, until))
 
 
 def _end(draft: Draft) -> None:
@@ -210,9 +231,10 @@ def _give_up(draft: Draft) -> None:
     )
 
 
-def check_invariants(state: NodeState) -> None:
-    """What must hold after every step. Raises `InvariantBroken`."""
-    for name, lease in state.leases.items():
+def check_invariants(state: NodeState, leases: Iterable[str]) -> None:
+    """What must hold after every step, of the leases that it looked at. Raises `InvariantBroken`."""
+    for name in leases:
+        lease = state.leases[name]
         serving = lease.role in (Role.PREPARING, Role.HOLDER)
         invariant(not serving or lease.mine, f"{name}: {lease.role} without a proven claim")
         invariant(

@@ -89,7 +89,7 @@ def twin(draft: Draft) -> Twin | None:
 def myself(draft: Draft, lease: str) -> Candidate:
     """This node as a possible holder."""
     state, spec = draft.leases[lease], lease_spec(draft.spec, lease)
-    why = state.ineligible or state.blocked
+    why = state.retired or state.ineligible or state.blocked
     if not why and draft.node.stopping:
         why = "stopping"
     if not why and state.not_before is not None and not state.not_before.wait_over(draft.at):

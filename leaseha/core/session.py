@@ -83,10 +83,6 @@ class Session:
     attempt: int = 0
     """Attempts since the last commit: the next one goes to another member."""
 
-    def record(self, node: str, store: str, incarnation: str, sequence: int, margin_ns: int) -> SessionRecord:
-        """The own record with the nonce (incarnation, sequence)."""
-        return SessionRecord(Life.LIVE, node, store, incarnation, sequence, self.ttl_ns, margin_ns)
-
 
 def deadline_of(session: Session, drift_ppm: int) -> Instant | None:
     """Until when anything may be served under this session; None: not at all."""
@@ -117,13 +113,17 @@ def without(session: Session, request: int) -> Session:
     return replace(session, pending=tuple(w for w in session.pending if w.request != request))
 
 
-def committed(session: Session, write: OwnWrite, mod: int, at: Instant, regular_ns: int) -> Session:
+def committed(
+    session: Session, write: OwnWrite, mod: int, at: Instant, regular_ns: int, answered_ns: int
+) -> Session:
     """The write is the current record, at `mod`; the others compared an older one and are dead for ever.
 
-    Commits that come after a gap of more than `regular_ns` are a new beginning: etcd was away, for others too.
+    Commits that come after a gap of more than `regular_ns`, or of which one was under way for more than `answered_ns`,
+    are a new beginning: etcd was away, for others too.
     """
     before = session.committed_at
     gap = before is None or before.plus(regular_ns).wait_over(at)
+    gap = gap or any(sent.sent_at.plus(answered_ns).wait_over(at) for sent in session.pending)
     return replace(
         session,
         phase=Phase.LIVE,

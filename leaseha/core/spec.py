@@ -55,11 +55,17 @@ class NodeSpec:
     """Bound on the difference of clock rates, in millionths (design: 0.001)."""
     session_ttl_s: int = 30
     """TTL of the etcd lease: garbage collection only; at least 2 x ttl_max."""
+    standby_every_ns: int = 500 * NS_PER_MS
+    """How often a node that holds nothing renews at most: it has no deadline to keep, and others need only know that
+    it lives. It renews as fast as a holder while something is about to happen."""
     slice_size: int = 50
     """How many of its claims one renewal compares."""
     batch_size: int = 60
     """How many leases one transaction touches at most."""
     lease_by_name: Mapping[str, LeaseSpec] = field(init=False, repr=False, compare=False)
+    position: Mapping[str, int] = field(init=False, repr=False, compare=False)
+    """The order of the leases."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "position", {lease.name: at for at, lease in enumerate(self.leases)})
         object.__setattr__(self, "lease_by_name", {lease.name: lease for lease in self.leases})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -106,6 +106,8 @@ class LeaseState:
     """After a failure to serve: no claim before this."""
     penalty: int = 0
     ineligible: str = ""
+    retired: str = ""
+    """Why this node lets go of it, whether or not another can take it (a new configuration does not have it)."""
     better_since: Instant | None = None
     """Since when we, healthy and in-sync, have been better than a live holder: hold-down."""
     asked_at: Instant | None = None
@@ -131,6 +133,20 @@ class LeaseState:
     """HOLDER: what became of the VIP that is no longer there."""
     doubt: str = ""
     """HOLDER: why the VIP should be announced again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Common:
+    """What every lease depends on, beside its own state and keys (`attention`)."""
+
+    phase: str = ""
+    session: int = 0
+    steady_since: Instant | None = None
+    stopping: bool = False
+    claims_from: Instant | None = None
+    ready: bool = False
+    past: bool = True
+    """The session's deadline has passed, or there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +192,22 @@ class NodeState:
     """Everything is let go: until when the session must be closed."""
     stopped: bool = False
     wake: Instant | None = None
+    common: Common = Common()
+    """As it was when every lease was looked at last."""
+    wanting: frozenset[str] = frozenset()
+    """Leases that want something written, or may soon."""
+    active: frozenset[str] = frozenset()
+    """Leases that are neither STANDBY nor STOPPED."""
+    holders: frozenset[int] = frozenset()
+    """The sessions, of other nodes, that the claims name."""
+    again: frozenset[str] = frozenset()
+    """Leases that went through a transition in the last step: what follows from that is seen in the next."""
+    due: Mapping[str, Instant] = field(default_factory=dict)
+    """When time alone makes something due for a lease."""
+    due_first: Instant | None = None
+    """Not later than any of these; None: not known."""
+    offers: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    """Of each lease what the node record says: priority, and why this node is no candidate."""
 
 
 def lease_spec(spec: NodeSpec, lease: str) -> LeaseSpec:
@@ -194,6 +226,11 @@ class Draft:
         self.leases = dict(state.leases)
         self.republish = False
         """Something that the node record tells may have changed."""
+        self.touched: set[str] = set()
+        """The leases that this step looks at (`attention`)."""
+        self.moved: set[str] = set()
+        """Those that went through a transition in this step."""
+        self.noticed = state.session.pending
 
     @property
     def session(self) -> Session:
@@ -220,8 +257,31 @@ class Draft:
 
     def update(self, lease: str, **changes: Any) -> LeaseState:
         """Replace fields of one lease's state."""
+        self.touched.add(lease)
+        return self.update_quietly(lease, **changes)
+
+    def update_quietly(self, lease: str, **changes: Any) -> LeaseState:
+        """The same, where no row of the table can fire by it."""
         self.leases[lease] = replace(self.leases[lease], **changes)
         return self.leases[lease]
+
+    def touch(self, *leases: str) -> None:
+        """Look at these in this step."""
+        self.touched.update(lease for lease in leases if lease in self.leases)
+
+    def touch_all(self) -> None:
+        """Look at every lease in this step."""
+        self.touched.update(self.leases)
+
+    def attended(self) -> list[str]:
+        """The leases that this step looks at, as configured."""
+        return self.in_order(self.touched)
+
+    def in_order(self, leases: Collection[str]) -> list[str]:
+        """These leases, in the order of the configuration."""
+        if len(leases) == len(self.leases):
+            return list(self.leases)
+        return sorted(leases, key=self.spec.position.__getitem__)
 
     def next_request(self) -> int:
         """A number for a question to etcd."""

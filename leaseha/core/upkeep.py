@@ -15,37 +15,45 @@ KEPT_NS: Final = 3600 * NS_PER_S
 """How long a *dead* or *closed* session record stays: no wait anywhere is as long."""
 
 
-def hold_down(draft: Draft) -> None:
+def hold_down(draft: Draft, name: str) -> None:
     """Note since when this node has been the better one, and forget it when it is not."""
-    for name, state in draft.leases.items():
-        better = state.role is Role.STANDBY and draft.ready and placement.is_better(draft, name)
-        if better and state.better_since is None:
-            draft.update(name, better_since=draft.at)
-        elif not better and state.better_since is not None:
-            draft.update(name, better_since=None, asked_at=None)  # what it asked then is outdated
+    state = draft.leases[name]
+    better = state.role is Role.STANDBY and draft.ready and placement.is_better(draft, name)
+    if better and state.better_since is None:
+        draft.update(name, better_since=draft.at)
+    elif not better and state.better_since is not None:
+        draft.update(name, better_since=None, asked_at=None)  # what it asked then is outdated
 
 
-def unblock(draft: Draft) -> None:
+def unblock(draft: Draft, name: str) -> None:
     """What kept a lease from being claimed is over: a failure's backoff, or `recover` has raised the epoch."""
-    for name, state in draft.leases.items():
-        if state.not_before is not None and state.not_before.wait_over(draft.at):
-            draft.update(name, not_before=None)
+    state = draft.leases[name]
+    if state.not_before is not None and state.not_before.wait_over(draft.at):
+        draft.update(name, not_before=None)
+        draft.republish = True
+    if state.blocked and draft.ready:
+        record = draft.view.claim(name).record
+        if record is not None and record.epoch > state.seen_epoch:
+            draft.update(name, blocked="")
             draft.republish = True
-        if state.blocked and draft.ready:
-            record = draft.view.claim(name).record
-            if record is not None and record.epoch > state.seen_epoch:
-                draft.update(name, blocked="")
-                draft.republish = True
 
 
 def collect(draft: Draft) -> None:
     """Remove the records of sessions that ended long ago and that no claim names: they hang on nothing."""
     if draft.session.phase is not Phase.LIVE or not draft.ready:
         return
+    ended = [
+        session
+        for session, seen in draft.view.sessions.items()
+        if seen.record is not None
+        and seen.record.life is not Life.LIVE
+        and seen.at.plus(KEPT_NS).wait_over(draft.at)
+    ]
+    if not ended:
+        return
     named = {seen.record.session for seen in draft.view.claims.values() if seen.record is not None}
-    for session, seen in draft.view.sessions.items():
-        over = seen.record is not None and seen.record.life is not Life.LIVE and session not in named
-        if over and seen.at.plus(KEPT_NS).wait_over(draft.at):
+    for session in ended:
+        if session not in named:
             key = records.session_key(session)
             draft.set(notes={**draft.node.notes, key: Delete(key)})
 
@@ -61,12 +69,12 @@ def tell_of_twin(draft: Draft) -> None:
         draft.effects.append(Warned("", "node name in use", text))
 
 
-def put_failback_off(draft: Draft) -> None:
+def put_failback_off(draft: Draft, name: str) -> None:
     """Since when a failback of a held lease has been asked for: while backups stream it is put off, in bounds."""
-    for name, state in draft.leases.items():
-        asked = guards.unanswered(draft, name) if state.role is Role.HOLDER else None
-        wanted = asked is not None and asked.kind == Kind.FAILBACK
-        if wanted and state.wanted_back is None:
-            draft.update(name, wanted_back=draft.at)
-        elif state.role is not Role.HOLDER and state.wanted_back is not None:
-            draft.update(name, wanted_back=None)
+    state = draft.leases[name]
+    asked = guards.unanswered(draft, name) if state.role is Role.HOLDER else None
+    wanted = asked is not None and asked.kind == Kind.FAILBACK
+    if wanted and state.wanted_back is None:
+        draft.update(name, wanted_back=draft.at)
+    elif state.role is not Role.HOLDER and state.wanted_back is not None:
+        draft.update(name, wanted_back=None)

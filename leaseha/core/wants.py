@@ -65,7 +65,7 @@ def _sweep_due(draft: Draft) -> bool:
 
 def _send_wanted(draft: Draft) -> bool:
     """Send the most urgent of what the leases want; False if there is nothing."""
-    return (
+    return draft.ready and (
         _let_go(draft)
         or _accept(draft)
         or _take(draft)
@@ -76,9 +76,14 @@ def _send_wanted(draft: Draft) -> bool:
     )
 
 
+def _wanting(draft: Draft) -> list[str]:
+    return draft.in_order(draft.node.wanting)
+
+
 def _ready_to_let_go(draft: Draft, way: Way) -> list[str]:
     from_here = []
-    for name, state in draft.leases.items():
+    for name in _wanting(draft):
+        state = draft.leases[name]
         if state.role is Role.YIELDING and state.way is way and state.mine and guards.all_off(draft, name):
             from_here.append(name)
     return from_here[: draft.spec.batch_size]
@@ -133,7 +138,8 @@ def _claim(draft: Draft, name: str, hold: Hold) -> ClaimRecord:
 
 
 def _accept(draft: Draft) -> bool:
-    names = [n for n, s in draft.leases.items() if s.role is Role.CLAIMING and s.way is Way.T10]
+    claiming = [n for n in _wanting(draft) if draft.leases[n].role is Role.CLAIMING]
+    names = [n for n in claiming if draft.leases[n].way is Way.T10]
     handed = [(n, draft.view.claim(n).mod) for n in names if guards.handed_to_me(draft, n)]
     handed = handed[: draft.spec.batch_size]
     if not handed:
@@ -153,7 +159,8 @@ def _accept(draft: Draft) -> bool:
 
 def _take(draft: Draft) -> bool:
     """The first lease that is being claimed, and all others that the same transaction can take."""
-    for name, state in draft.leases.items():
+    for name in _wanting(draft):
+        state = draft.leases[name]
         taken = state.role is Role.CLAIMING and state.way in TAKES
         if taken and (found := taking.possible(draft, name)) is not None:
             names = _alike(draft, found)
@@ -171,12 +178,15 @@ def _take(draft: Draft) -> bool:
 def _alike(draft: Draft, first: taking.Taking) -> list[str]:
     """The leases that are to be taken in this very way now, as many as one transaction may touch."""
     names = []
-    for name, state in draft.leases.items():
+    for name in _wanting(draft):
+        state = draft.leases[name]
+        if len(names) == draft.spec.batch_size:
+            break
         if state.role is Role.CLAIMING and state.way is first.way:
             found = taking.possible(draft, name)
             if found is not None and (found.way, found.old) == (first.way, first.old):
                 names.append(name)
-    return names[: draft.spec.batch_size]
+    return names
 
 
 def _absent(draft: Draft, name: str) -> Absent:
@@ -216,7 +226,8 @@ def _claimed_by(draft: Draft, name: str) -> str:
 
 def _change_insync(draft: Draft) -> bool:
     items = []
-    for name, state in draft.leases.items():
+    for name in _wanting(draft):
+        state = draft.leases[name]
         if insync.may_change(draft, name) and (stores := insync.wanted(draft, name)) is not None:
             items.append(Admitting(name, state.token, draft.view.insync(name).mod, stores))
     items = items[: draft.spec.batch_size]
@@ -228,13 +239,16 @@ def _change_insync(draft: Draft) -> bool:
 
 def _answer(draft: Draft) -> bool:
     """Say why an intent for this token is not obeyed."""
-    for name, state in draft.leases.items():
+    for name in _wanting(draft):
+        state = draft.leases[name]
         asked = guards.unanswered(draft, name) if state.role is Role.HOLDER else None
-        if asked is None or asked.kind != Kind.SWITCHOVER or guards.switchover_asked(draft, name):
+        if asked is None or asked.kind != Kind.SWITCHOVER:
             continue
         _, why = guards.switchover_target(draft, name, asked)
         if guards.in_vain(draft, name):
             why = "the handover came to nothing"
+        if not why:
+            continue  # it will be obeyed, once its target has shown that it lives
         mod = draft.view.intent(name).mod
         txn = transactions.answer_intent(writer.own(draft), name, mod, replace(asked, answer=why))
         writer.send(draft, "answer", txn, (), ())
@@ -244,7 +258,7 @@ def _answer(draft: Draft) -> bool:
 
 def _ask(draft: Draft) -> bool:
     """A better node's intent, after its hold-down and within the flap budget."""
-    for name in draft.leases:
+    for name in _wanting(draft):
         if ask_at(draft, name) is None or not ask_over(draft, name):
             continue
         mod = draft.view.claim(name).mod

@@ -17,11 +17,11 @@ from leaseha.core import (
     transactions,
 )
 from leaseha.core.effects import CloseSession, Commit, OpenSession
-from leaseha.core.records import ClaimRecord, Hold, NodeRecord
+from leaseha.core.records import ClaimRecord, Hold, Life, NodeRecord
 from leaseha.core.session import OwnWrite, Phase
 from leaseha.core.state import Draft
 from leaseha.core.transactions import Letting, Own
-from leaseha.core.values import NS_PER_MS, Delete, Instant, Put, Txn
+from leaseha.core.values import NS_PER_MS, Delete, Instant, Put, Txn, earliest
 
 ATTEMPT_NS = 300 * NS_PER_MS
 """The least time that one attempt is given to be answered."""
@@ -38,6 +38,58 @@ def retry_ns(draft: Draft) -> int:
     return max(draft.spec.renew_every_ns // 2, 3 * draft.session.ttl_ns // session.PENDING_MAX)
 
 
+def standby_ttl_ns(draft: Draft) -> int:
+    """What a renewal of a node that holds nothing is good for: three of its long periods."""
+    return min(3 * _standby_every_ns(draft), draft.spec.ttl_max_ns)
+
+
+def _standby_every_ns(draft: Draft) -> int:
+    return max(draft.spec.renew_every_ns, draft.spec.standby_every_ns)
+
+
+def ttl_ns(draft: Draft) -> int:
+    """The ttl that the next own write carries: longer where nothing is held and nothing is about to be."""
+    ttl = draft.session.ttl_ns
+    return ttl if hurried(draft) else max(ttl, standby_ttl_ns(draft))
+
+
+def hurried(draft: Draft) -> bool:
+    """Something is held or on its way, or may be in a moment: renewals come as fast as a holder's.
+
+    So a standby knows whether etcd answers *it* before it calls a holder silent, and a holder knows of a target
+    that it lives before it goes down for it.
+    """
+    if draft.node.active or draft.node.stopping or not draft.ready:
+        return True
+    at = alert_at(draft)
+    return (at is not None and at.wait_over(draft.at)) or _asked(draft)
+
+
+def _asked(draft: Draft) -> bool:
+    intents = draft.view.intents.values()
+    return any(seen.record is not None and not seen.record.answer for seen in intents)
+
+
+def alert_at(draft: Draft) -> Instant | None:
+    """When a holder will have been quiet for half of its ttl: a standby that renews seldom begins to hurry then."""
+    if draft.node.active or _standby_every_ns(draft) == draft.spec.renew_every_ns:
+        return None
+    found: Instant | None = None
+    for holder in draft.node.holders:
+        seen = draft.view.session(holder)
+        if seen.record is not None and seen.record.life is Life.LIVE:
+            at = seen.at.plus(seen.record.ttl_ns // 2)
+            found = at if found is None else earliest(found, at)
+    return found
+
+
+def every_ns(draft: Draft) -> int:
+    """How long after the last own write the next is due."""
+    proven = draft.session.proven
+    slow = proven is not None and proven.ttl_ns >= standby_ttl_ns(draft) and not hurried(draft)
+    return _standby_every_ns(draft) if slow else draft.spec.renew_every_ns
+
+
 def due_at(draft: Draft) -> Instant | None:
     """When the next own write is due if nothing else happens; None: nothing is planned."""
     own = draft.session
@@ -49,7 +101,7 @@ def due_at(draft: Draft) -> Instant | None:
         return own.sent_at.plus(retry_ns(draft))
     if draft.node.renew_asked or draft.node.notes:
         return draft.at
-    return own.sent_at.plus(draft.spec.renew_every_ns)
+    return own.sent_at.plus(every_ns(draft))
 
 
 def send(
@@ -61,7 +113,7 @@ def send(
         request=request,
         sequence=own.sequence + 1,
         sent_at=draft.at,
-        ttl_ns=own.ttl_ns,
+        ttl_ns=ttl_ns(draft),
         what=what,
         txn=txn,
         leases=tuple(leases),
@@ -84,8 +136,10 @@ def own(draft: Draft) -> Own:
 
 def own_record(draft: Draft) -> records.SessionRecord:
     """The own record as the next write puts it, with a fresh nonce."""
-    spec, own = draft.spec, draft.session
-    return own.record(spec.node, spec.store, spec.incarnation, own.sequence + 1, spec.margin_ns)
+    spec, sequence = draft.spec, draft.session.sequence + 1
+    return records.SessionRecord(
+        Life.LIVE, spec.node, spec.store, spec.incarnation, sequence, ttl_ns(draft), spec.margin_ns
+    )
 
 
 def node_record(draft: Draft) -> NodeRecord:
@@ -109,6 +163,13 @@ def publish(draft: Draft) -> None:
     """Queue the node record if it tells something new."""
     if draft.session.phase is not Phase.LIVE:
         return
+    offers = dict(draft.node.offers)
+    for name in draft.attended() if len(offers) == len(draft.leases) else draft.leases:
+        candidate = placement.myself(draft, name)
+        offers[name] = candidate.priority, candidate.ineligible
+    if offers == draft.node.offers and draft.node.published:
+        return
+    draft.set(offers=offers)
     value = records.encode(node_record(draft))
     if value != draft.node.published:
         note(draft, Put(records.node_key(draft.spec.node), value, draft.session.id))
@@ -122,7 +183,7 @@ def note(draft: Draft, put: Put) -> None:
 
 def kept(draft: Draft) -> list[str]:
     """The leases that are served, or on the way up or down, under a claim of ours."""
-    return [name for name, state in draft.leases.items() if state.mine]
+    return [name for name in draft.in_order(draft.node.active) if draft.leases[name].mine]
 
 
 def register(draft: Draft) -> None:

@@ -227,4 +227,4 @@ def test_a_state_that_contradicts_itself_breaks_an_invariant(changes: dict[str, 
     lease = replace(world.state("a"), mine=False, **changes)  # type: ignore[arg-type]
 
     with pytest.raises(InvariantBroken):
-        machine.check_invariants(replace(world.nodes["a"], leases={"l": lease}))
+        machine.check_invariants(replace(world.nodes["a"], leases={"l": lease}), ["l"])

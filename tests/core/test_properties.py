@@ -24,6 +24,7 @@ from leaseha.core.records import (
     SessionRecord,
 )
 from leaseha.core.spec import LeaseSpec
+from leaseha.core.state import NodeState
 from leaseha.core.values import (
     NS_PER_MS,
     NS_PER_S,
@@ -64,6 +65,21 @@ class Watchful(World):
         super()._step(name, event)
         assert repr(before) == shown
         assert after[0] == self.nodes[name]
+        comes_to_the_same(after, machine.step(before, event, everything=True))
+
+
+def comes_to_the_same(
+    some: tuple[NodeState, tuple[Effect, ...]], all_of_them: tuple[NodeState, tuple[Effect, ...]]
+) -> None:
+    """Looking at a few leases misses nothing that looking at every one finds, and wakes no later."""
+    ours, theirs = some[0], all_of_them[0]
+    assert ours.leases == theirs.leases
+    assert ours.session == theirs.session
+    assert [e for e in some[1] if not isinstance(e, effects.WakeAt)] == [
+        e for e in all_of_them[1] if not isinstance(e, effects.WakeAt)
+    ]
+    if ours.wake is not None and theirs.wake is not None:
+        assert ours.wake.left_ns(theirs.wake) <= 0
 
 
 def answering(world: World, lease: str) -> list[str]:

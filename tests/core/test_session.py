@@ -97,7 +97,7 @@ def test_the_deadline_is_the_earliest_over_all_writes_that_may_stand() -> None:
 def test_a_proven_write_kills_all_others() -> None:
     """The barrier rule: they compared an older mod, so none of them can ever be applied."""
     write = own_write(4, 2 * NS_PER_S)
-    after = session.committed(live(write, own_write(5)), write, 61, T0.plus(9), NS_PER_S)
+    after = session.committed(live(write, own_write(5)), write, 61, T0.plus(9), NS_PER_S, NS_PER_S)
 
     assert after.pending == ()
     assert (after.mod, after.proven, after.attempt) == (61, Written(T0, 2 * NS_PER_S), 0)
@@ -108,7 +108,7 @@ def test_commits_are_steady_until_a_gap_begins_them_anew() -> None:
     own = live()
     for seconds, steady in [(0, 0), (1, 0), (2, 0), (9, 9), (10, 9)]:
         at = T0.plus(seconds * NS_PER_S)
-        own = session.committed(own, own_write(4), 60, at, 3 * NS_PER_S)
+        own = session.committed(own, own_write(4), 60, at, 3 * NS_PER_S, NS_PER_S)
 
         assert own.steady_since == T0.plus(steady * NS_PER_S)
 
@@ -133,12 +133,6 @@ def test_a_refused_write_is_forgotten() -> None:
 def test_a_lease_is_covered_while_a_write_that_concerns_it_may_be_applied() -> None:
     assert session.covered([own_write(4)], "l")
     assert not session.covered([own_write(4)], "m")
-
-
-def test_the_own_record_carries_the_nonce_and_the_ttl_asked_for() -> None:
-    made = live().record("a", "store", "inc", 9, 3)
-
-    assert made == SessionRecord(Life.LIVE, "a", "store", "inc", 9, TTL, 3)
 
 
 def test_what_changes_while_a_session_is_being_registered_is_told_after() -> None:

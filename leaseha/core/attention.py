@@ -128,7 +128,7 @@ def book_wants(draft: Draft) -> None:
     for name in draft.touched:
         (wanting.add if wants(draft, name) else wanting.discard)(name)
         (active.discard if draft.leases[name].role in AT_REST else active.add)(name)
-    if (wanting, active) != (draft.node.wanting, draft.node.active):
+    if wanting != draft.node.wanting or active != draft.node.active:
         draft.set(wanting=frozenset(wanting), active=frozenset(active))
 
 

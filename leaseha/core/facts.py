@@ -20,7 +20,7 @@ from leaseha.core import view as views
 from leaseha.core.effects import CloseSession, MoveEnded, ReadAll, Stopped, Warned
 from leaseha.core.records import ClaimRecord, IntentRecord, Life, SessionRecord
 from leaseha.core.session import Found, OwnWrite, Phase
-from leaseha.core.state import Draft, Role, Way
+from leaseha.core.state import Draft, NodeState, Role, Way
 from leaseha.core.taking import after_ttl_max
 from leaseha.core.values import (
     NS_PER_MS,
@@ -38,6 +38,20 @@ STEADY_FACTOR = 3
 """Commits further apart than this many renewal periods are not regular."""
 STOP_MAX_NS = 5 * NS_PER_S
 """After everything is off: how long closing the session may take. Before: what a way down may take beside its waits."""
+
+
+def known(state: NodeState, event: events.Event) -> bool:
+    """True for the echo of one's own renewals: the watch tells what was proven before, an answer what was settled.
+
+    A third of all events are such, and nothing follows from them.
+    """
+    own = state.session
+    if isinstance(event, events.Watched):
+        key = records.session_key(own.id)
+        return all(change.now.key == key and 0 < change.now.mod <= own.mod for change in event.changes)
+    if isinstance(event, events.TxnDone):
+        return event.request != state.closing and all(w.request != event.request for w in own.pending)
+    return False
 
 
 def read_all(draft: Draft) -> None:

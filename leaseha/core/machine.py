@@ -72,7 +72,7 @@ def step(state: NodeState, event: Event, *, everything: bool = False) -> tuple[N
     `everything`: look at every lease, not only at those that `attention` finds; for tests, it comes to the same.
     Raises `InvariantBroken` if the state contradicts itself: the caller stops holding.
     """
-    if state.stopped:
+    if state.stopped or facts.known(state, event):
         return state, ()
     draft = Draft(state, event.at)
     draft.touch(*state.again)

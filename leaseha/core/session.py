@@ -8,13 +8,13 @@ committed makes the others harmless; and any read of the own record settles whic
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
 from leaseha.core import deadline, records
 from leaseha.core.deadline import Written
 from leaseha.core.records import Life, SessionRecord
-from leaseha.core.values import Head, Instant, KeyValue, Txn
+from leaseha.core.values import Head, Instant, KeyValue, Txn, changed
 
 PENDING_MAX = 32
 """More unresolved writes than this, and the session is given up: etcd was away for over three ttls."""
@@ -93,7 +93,7 @@ def deadline_of(session: Session, drift_ppm: int) -> Instant | None:
 
 def sent(session: Session, write: OwnWrite) -> Session:
     """A write is on its way."""
-    return replace(
+    return changed(
         session,
         sequence=write.sequence,
         pending=(*session.pending, write),
@@ -104,13 +104,13 @@ def sent(session: Session, write: OwnWrite) -> Session:
 
 def unknown(session: Session, request: int) -> Session:
     """No proof either way: the write stays among those that may be the current record."""
-    pending = tuple(replace(w, answered=True) if w.request == request else w for w in session.pending)
-    return replace(session, pending=pending)
+    pending = tuple(changed(w, answered=True) if w.request == request else w for w in session.pending)
+    return changed(session, pending=pending)
 
 
 def without(session: Session, request: int) -> Session:
     """The write was refused for certain: it is not and will never be the current record."""
-    return replace(session, pending=tuple(w for w in session.pending if w.request != request))
+    return changed(session, pending=tuple(w for w in session.pending if w.request != request))
 
 
 def committed(
@@ -124,7 +124,7 @@ def committed(
     before = session.committed_at
     gap = before is None or before.plus(regular_ns).wait_over(at)
     gap = gap or any(sent.sent_at.plus(answered_ns).wait_over(at) for sent in session.pending)
-    return replace(
+    return changed(
         session,
         phase=Phase.LIVE,
         old=0,

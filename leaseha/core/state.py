@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Any
+from operator import attrgetter
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final
 
 from leaseha.core.effects import Effect
 from leaseha.core.session import Session
 from leaseha.core.spec import LeaseSpec, NodeSpec
-from leaseha.core.values import Delete, Head, Instant, Put
+from leaseha.core.values import Delete, Head, Instant, Put, changed
 from leaseha.core.view import View
 
 
@@ -215,6 +217,16 @@ def lease_spec(spec: NodeSpec, lease: str) -> LeaseSpec:
     return spec.lease_by_name[lease]
 
 
+if TYPE_CHECKING:
+    Open = NodeState
+else:
+    Open = SimpleNamespace
+    """A node's state under change: made once a step, since each copy costs as much as a small step does."""
+
+_FIELDS: Final = tuple(field.name for field in fields(NodeState))
+_values_of: Final = attrgetter(*_FIELDS)
+
+
 class Draft:
     """The working copy of one step: fields are replaced, never changed; effects are collected in order."""
 
@@ -222,7 +234,7 @@ class Draft:
         self.at = at
         self.spec = state.spec
         self.effects: list[Effect] = []
-        self.node = state
+        self.node = Open(**dict(zip(_FIELDS, _values_of(state), strict=True)))
         self.leases = dict(state.leases)
         self.republish = False
         """Something that the node record tells may have changed."""
@@ -239,7 +251,7 @@ class Draft:
 
     @session.setter
     def session(self, session: Session) -> None:
-        self.node = replace(self.node, session=session)
+        self.set(session=session)
 
     @property
     def view(self) -> View:
@@ -253,7 +265,7 @@ class Draft:
 
     def set(self, **changes: Any) -> None:
         """Replace fields of the node's state."""
-        self.node = replace(self.node, **changes)
+        vars(self.node).update(changes)
 
     def update(self, lease: str, **changes: Any) -> LeaseState:
         """Replace fields of one lease's state."""
@@ -262,7 +274,7 @@ class Draft:
 
     def update_quietly(self, lease: str, **changes: Any) -> LeaseState:
         """The same, where no row of the table can fire by it."""
-        self.leases[lease] = replace(self.leases[lease], **changes)
+        self.leases[lease] = changed(self.leases[lease], **changes)
         return self.leases[lease]
 
     def touch(self, *leases: str) -> None:
@@ -285,12 +297,12 @@ class Draft:
 
     def next_request(self) -> int:
         """A number for a question to etcd."""
-        self.node = replace(self.node, request=self.node.request + 1)
+        self.set(request=self.node.request + 1)
         return self.node.request
 
     def next_serial(self) -> int:
         """A number for an effect on a lease."""
-        self.node = replace(self.node, serial=self.node.serial + 1)
+        self.set(serial=self.node.serial + 1)
         return self.node.serial
 
     def expect(self, lease: str, effect: str) -> int:
@@ -301,4 +313,4 @@ class Draft:
 
     def done(self) -> NodeState:
         """The state after the step."""
-        return replace(self.node, leases=self.leases)
+        return NodeState(**{**vars(self.node), "leases": self.leases})

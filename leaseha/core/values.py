@@ -6,9 +6,12 @@ suite) turns it into one etcd `Txn` request; keys are relative to the cluster's 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Final
+from functools import cache
+from operator import attrgetter
+from typing import Any, Final, TypeVar, cast
 
 NS_PER_S: Final = 1_000_000_000
 NS_PER_MS: Final = 1_000_000
@@ -46,6 +49,21 @@ class Instant:
     def wait_left_ns(self, now: Instant) -> int:
         """For the end of a wait: ns until both clocks have reached it; negative or 0 when over."""
         return max(self.boot_ns - now.boot_ns, self.raw_ns - now.raw_ns)
+
+
+_Record = TypeVar("_Record")
+
+
+@cache
+def _reader(kind: Any) -> tuple[tuple[str, ...], Callable[[Any], tuple[Any, ...]]]:
+    names = tuple(one.name for one in fields(kind))
+    return names, attrgetter(*names)
+
+
+def changed(record: _Record, **changes: Any) -> _Record:
+    """What `dataclasses.replace` does for a record of two fields or more, in half of the time: steps consist of it."""
+    names, values = _reader(cast(Hashable, type(record)))
+    return type(record)(**{**dict(zip(names, values(record), strict=True)), **changes})
 
 
 def earliest(one: Instant, other: Instant) -> Instant:

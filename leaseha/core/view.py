@@ -8,7 +8,7 @@ once only when watched: a first look may be at a restored snapshot.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
 from leaseha.core import records
@@ -22,7 +22,7 @@ from leaseha.core.records import (
     NodeRecord,
     SessionRecord,
 )
-from leaseha.core.values import NS_PER_MS, Instant, KeyValue
+from leaseha.core.values import NS_PER_MS, Instant, KeyValue, changed
 
 TOKEN_DIGITS: Final = 20
 """How `records.history_key` writes a token."""
@@ -145,7 +145,7 @@ class _Editor:
 
     def done(self, **changes: Any) -> View:
         fields: dict[str, Any] = {**self._tables, **changes}
-        return replace(self.view, **fields)
+        return changed(self.view, **fields)
 
 
 _KINDS: dict[str, tuple[Any, str]] = {
@@ -196,7 +196,7 @@ def _newer(kind: Any, seen: Seen[Any] | None, change: Change, at: Instant, watch
             return seen
         last = seen.last if now.mod or change.before is None else records.decode(kind, change.before.value)
         known_at = max(seen.known_at, change.revision)
-        return replace(seen, known_at=known_at, watched=seen.watched or watched, last=last)
+        return changed(seen, known_at=known_at, watched=seen.watched or watched, last=last)
     before = records.decode(kind, change.before.value) if change.before and not now.mod and watched else None
     record = records.decode(kind, now.value) if now.mod else None
     create = now.create if now.mod or change.before is None else change.before.create
@@ -215,7 +215,7 @@ def with_snapshot(
 
     A record that is still at the same revision is the same record, so its receipt stands.
     """
-    editor = _Editor(replace(view, wall_ms=wall_ms, wall_at=at))
+    editor = _Editor(changed(view, wall_ms=wall_ms, wall_at=at))
     present = set()
     for kv in keys:
         present.add(kv.key)
@@ -253,7 +253,7 @@ def key_of(table: str, key: Any) -> str:
 
 def with_changes(view: View, at: Instant, wall_ms: int, changes: Iterable[Change]) -> View:
     """The view after changes on an unbroken watch."""
-    editor = _Editor(replace(view, wall_ms=wall_ms, wall_at=at))
+    editor = _Editor(changed(view, wall_ms=wall_ms, wall_at=at))
     revision = view.revision
     for change in changes:
         revision = max(revision, change.revision)

@@ -177,7 +177,7 @@ def _take(draft: Draft) -> bool:
 
 def _alike(draft: Draft, first: taking.Taking) -> list[str]:
     """The leases that are to be taken in this very way now, as many as one transaction may touch."""
-    names = []
+    names: list[str] = []
     for name in _wanting(draft):
         state = draft.leases[name]
         if len(names) == draft.spec.batch_size:

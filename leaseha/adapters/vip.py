@@ -158,6 +158,10 @@ class VipBinder:
         self._kernel = AddressSocket(timeout_s)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"vip-{interface}")
 
+    def adopt(self, lease: str, vips: Sequence[IPAddress]) -> None:
+        """These are bound already, by this process before it was replaced in place."""
+        self._bound[lease] = tuple(vips)
+
     async def bind(self, lease: str, vips: Sequence[IPAddress], deadline: Instant) -> None:
         """Put the VIPs on the interface until `deadline`; they are there and work when this returns.
 
@@ -215,12 +219,13 @@ class VipBinder:
         }
         return {lease: vips for lease, vips in lost.items() if vips}
 
-    async def sweep_leftovers(self, configured: Iterable[IPAddress]) -> Swept:
+    async def sweep_leftovers(self, configured: Iterable[IPAddress], keep: Iterable[IPAddress] = ()) -> Swept:
         """Remove what an earlier run of this node left on any interface: our `IFA_PROTO` together with the
-        cluster's tag or a configured VIP. Addresses of others are kept and named. Raises `VipError`.
+        cluster's tag or a configured VIP, but for those to `keep`. Addresses of others are kept and named. Raises
+        `VipError`.
         """
-        vips = frozenset(configured)
-        return await self._call(lambda: self._sweep(vips))
+        vips, kept = frozenset(configured), frozenset(keep)
+        return await self._call(lambda: self._sweep(vips, kept))
 
     def close(self) -> None:
         """End the thread and the socket. Bound addresses stay until their lifetime ends."""
@@ -372,8 +377,8 @@ class VipBinder:
             for ip in vips
         )
 
-    def _sweep(self, configured: frozenset[IPAddress]) -> Swept:
-        found = self._kernel.addresses()
+    def _sweep(self, configured: frozenset[IPAddress], kept: frozenset[IPAddress]) -> Swept:
+        found = [one for one in self._kernel.addresses() if one.ip not in kept]
         ours = tuple(
             one
             for one in found
@@ -384,7 +389,8 @@ class VipBinder:
         for one in ours:
             if any(left.ip == one.ip and left.index == one.index for left in after):
                 raise VipError(f"cannot remove the leftover {one.ip} from {_name(one.index)}")
-        return Swept(removed=ours, foreign=tuple(one for one in after if one.ip in configured))
+        foreign = tuple(one for one in after if one.ip in configured and one.ip not in kept)
+        return Swept(removed=ours, foreign=foreign)
 
     def _is_ours(self, one: Address) -> bool:
         return one.priority == self._tag and one.proto in {IFA_PROTO_LEASEHA, 0}

@@ -16,7 +16,7 @@ from leaseha.core.deadline import Written
 from leaseha.core.session import Phase, Session
 from leaseha.core.spec import NodeSpec
 from leaseha.core.state import Draft, LeaseState, Move, NodeState, Role
-from leaseha.core.values import Head, Instant, earliest
+from leaseha.core.values import Head, Instant
 from leaseha.errors import invariant
 
 
@@ -82,15 +82,16 @@ def nothing_held(state: NodeState) -> bool:
     )
 
 
-def least_until(state: NodeState, at: Instant) -> Instant | None:
-    """The earliest deadline of all that is held; None if nothing is."""
+def deadlines(state: NodeState, at: Instant) -> dict[str, Instant]:
+    """Until when each held lease may be served."""
     draft = Draft(state, at)
-    found: Instant | None = None
-    for name in state.leases:
-        until = guards.serve_until(draft, name)
-        if until is not None:
-            found = until if found is None else earliest(found, until)
-    return found
+    found = {name: guards.serve_until(draft, name) for name in state.leases}
+    return {name: until for name, until in found.items() if until is not None}
+
+
+def left_ns(state: NodeState, at: Instant) -> int | None:
+    """ns to the earliest of them; None if nothing is held."""
+    return min((until.left_ns(at) for until in deadlines(state, at).values()), default=None)
 
 
 def take(state: NodeState) -> Handover:

@@ -119,6 +119,10 @@ class Executor:
             case _:
                 self._lanes[effect.lease].put(effect)
 
+    def keep_alive(self, session: int, ttl_s: int) -> None:
+        """Go on with the etcd lease of a session that was handed over."""
+        self._store.keep_alive(session, ttl_s / 3, self._doubted)
+
     async def settle(self, timeout_s: float) -> None:
         """Wait for what is under way, bounded; for an orderly end."""
         self._alarm.stop()
@@ -179,7 +183,7 @@ class Executor:
         except Exception as error:  # noqa: BLE001 - unanswered, the node would wait for its session for ever
             self._give(events.SessionFailed(clock.now(), request, fault(error)))
             return
-        self._store.keep_alive(session, ttl_s / 3, self._doubted)
+        self.keep_alive(session, ttl_s)
         self._give(events.SessionOpened(clock.now(), request, session))
 
     def _doubted(self, session: int) -> None:

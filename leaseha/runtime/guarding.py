@@ -26,6 +26,7 @@ from leaseha.core import trace
 from leaseha.core.values import NS_PER_MS, NS_PER_S, Instant
 from leaseha.runtime.guard_etcd import Closing, Gateway
 from leaseha.runtime.guard_kernel import Unknown
+from leaseha.runtime.handover import GuardTold, Told
 from leaseha.runtime.lock import AgentLock
 
 MARK: Final = "LEASEHA_AGENT"
@@ -50,6 +51,29 @@ _MESSAGE_MAX: Final = 65536
 
 _log = logging.getLogger("leaseha.guard")
 Message = dict[str, Any]
+
+
+class Inherited:
+    """A child of this very process from before it was replaced in place: what a guard's handle must be able to do."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._ended: int | None = None
+
+    def poll(self) -> int | None:
+        """Its exit status, None while it lives."""
+        if self._ended is None:
+            try:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:
+                pid, status = self.pid, 0
+            self._ended = os.waitstatus_to_exitcode(status) if pid else None
+        return self._ended
+
+    def send_signal(self, number: int) -> None:
+        """As long as it was not waited for its number is its own. Raises ProcessLookupError."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
 
 
 def charge(config: Config, vips: Mapping[str, str], tag: int, close_commands: Sequence[str] = ()) -> Message:
@@ -86,7 +110,7 @@ class Guarding:
         self._cluster = cluster
         self._lock = lock
         self._mark = uuid.uuid4().hex
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | Inherited | None = None
         self._channel: socket.socket | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -102,6 +126,37 @@ class Guarding:
         self._started_s = 0.0
         self._release: str | None = None
         """Why the guard could not free anything in etcd; empty if it could, None while nobody knows."""
+
+    @property
+    def lock_fd(self) -> int:
+        """Of the agent's lock."""
+        return self._lock.fd
+
+    def hand_over(self) -> GuardTold | None:
+        """Everything is told; what the next program needs to go on with this guard. None while there is none."""
+        self._flush()
+        if self._channel is None or self._process is None:
+            return None
+        return GuardTold(self._channel.fileno(), self._process.pid, self._mark, self._release)
+
+    @classmethod
+    def resumed(cls, cluster: str, told: Told) -> Guarding:
+        """The guard of the program before goes on, told what it was told; where there was none, another begins."""
+        guarding = cls(cluster, AgentLock.inherited(told.lock_fd))
+        guarding._mark = os.environ.get(MARK, guarding._mark)  # what was started before bears it
+        if told.guard is None:
+            guarding.start()
+            return guarding
+        os.environ[MARK] = guarding._mark = told.guard.mark
+        guarding._session, guarding._release = told.core.session, told.guard.release
+        channel = socket.socket(fileno=told.guard.fd)
+        channel.setblocking(False)
+        guarding._channel, guarding._process = channel, Inherited(told.guard.pid)
+        guarding._ready = True
+        for one in told.core.held():
+            if one.cover is not None:
+                guarding._armed[one.lease] = one.token, one.cover
+        return guarding
 
     def start(self) -> socket.socket:
         """The guard's process; our end of its channel. Raises OSError if there can be none."""
@@ -282,7 +337,7 @@ class Guarding:
             lived_s = self._loop.time() - self._started_s
             self._loop.call_later(0.0 if lived_s > AGAIN_S else AGAIN_S, self._again, process)
 
-    def _again(self, old: subprocess.Popen[bytes]) -> None:
+    def _again(self, old: subprocess.Popen[bytes] | Inherited) -> None:
         if self._loop is None or self._channel is not None:
             return
         if old.poll() is None:
@@ -317,8 +372,13 @@ def cannot_free(config: Config, timeout_s: float) -> str:
     return ""
 
 
-def begin(config: Config) -> Guarding:
-    """The first act of an agent: its lock, and its guard. Raises `LeasehaError`, OSError."""
+def begin(config: Config, told: Told | None = None) -> Guarding:
+    """The first act of an agent: its lock and its guard; or those that were handed over.
+
+    Raises `LeasehaError`, OSError.
+    """
+    if told is not None:
+        return Guarding.resumed(config.cluster, told)
     guarding = Guarding(config.cluster, AgentLock(config.runtime_dir))
     guarding.start()
     return guarding

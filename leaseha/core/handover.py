@@ -82,6 +82,12 @@ def nothing_held(state: NodeState) -> bool:
     )
 
 
+def standing_by(state: NodeState, lease: str) -> bool:
+    """Nothing of it is here, nor being taken."""
+    known = state.leases[lease]
+    return known.role is Role.STANDBY and not known.mine
+
+
 def deadlines(state: NodeState, at: Instant) -> dict[str, Instant]:
     """Until when each held lease may be served."""
     draft = Draft(state, at)

@@ -21,7 +21,6 @@ from leaseha import __version__
 from leaseha.adapters import clock
 from leaseha.config import Config
 from leaseha.core import events, handover
-from leaseha.core.state import NodeState, Role
 from leaseha.core.values import NS_PER_MS, NS_PER_S
 from leaseha.errors import LeasehaError, OperationalError, RepositoryError, UsageError
 from leaseha.runtime import trial
@@ -29,6 +28,7 @@ from leaseha.runtime.handover import FORMAT, RepositoryTold, Told, program, repl
 from leaseha.runtime.reply import Reply
 
 if TYPE_CHECKING:
+    from leaseha.core.state import NodeState
     from leaseha.runtime.guarding import Guarding
     from leaseha.runtime.pump import Pump
     from leaseha.runtime.repositories import WarmRepository
@@ -143,7 +143,7 @@ class Reload:
             new = tried.leases.get(name)
             vips = {str(ip) for ip in service.parts.vips}
             kept = new is not None and vips <= set(new["vips"]) and new["interface"] == _interface(service)
-            if not kept and (new is None or self._state().leases[name].role is not Role.STANDBY):
+            if not kept and (new is None or not handover.standing_by(self._state(), name)):
                 found.append(name)
         return found
 
@@ -154,8 +154,7 @@ class Reload:
         drain_ns = max((self._config.lease(name).drain_timeout_ns for name in leases), default=0)
 
         def gone() -> bool:
-            states = self._state().leases
-            return all(states[name].role is Role.STANDBY and not states[name].mine for name in leases)
+            return all(handover.standing_by(self._state(), name) for name in leases)
 
         if not await _until(gone, LET_GO_S + drain_ns / NS_PER_S):
             raise OperationalError(f"{', '.join(leases)} could not be let go: the warnings before say why")

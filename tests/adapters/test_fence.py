@@ -234,26 +234,6 @@ async def test_arming_again_and_again_loses_no_packet(wire, binder, fences, ip):
     assert pinger.lost() == []
 
 
-async def test_a_fence_that_another_process_takes_over_loses_no_packet_and_ends_with_its_deadline(
-    wire, binder, fences, warned
-):
-    old = await fences()
-    await binder.bind("backups", BOTH, in_s(60))
-    await old.arm(BOTH, in_s(60))
-    assert await aside(lambda: wire.there(lambda: ping(V4, 3)))
-    with pinging(wire, V4) as pinger:
-        for _ in range(20):
-            new = Fence("cluster-a", [HERE], (*BOTH, OTHER), warn=warned.append)
-            await new.stand({V4: in_s(2)})
-            count = len(pinger.sent)
-            await until(lambda count=count: len(pinger.sent) > count + 3, 5, "asked a few times")
-            new.end()
-    assert pinger.lost() == []
-    assert warned == []
-    assert not await aside(lambda: wire.there(lambda: ping(V6, 1))), "what was not held is closed"
-    await until(lambda: not wire.there(lambda: ping(V4, 1)), 5, "it is closed after its deadline")
-
-
 async def test_a_lowered_deadline_takes_effect(wire, binder, fences):
     fence = await fences()
     await binder.bind("backups", BOTH, in_s(60))

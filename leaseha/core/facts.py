@@ -14,6 +14,7 @@ from leaseha.core import (
     records,
     sequence,
     session,
+    upkeep,
     writer,
 )
 from leaseha.core import view as views
@@ -203,6 +204,8 @@ def refused(draft: Draft, write: OwnWrite, revision: int, reads: tuple[KeyValue,
     if draft.ready:
         draft.set(view=views.with_reads(draft.view, draft.at, revision, reads))
         attention.everything_seen(draft)
+    else:
+        upkeep.forget_moved(draft, reads)
     own_key = records.session_key(draft.session.id)
     own = next((kv for kv in reads if kv.key == own_key), KeyValue(own_key, "", 0))
     # With this write still among the pending ones: a second execution is refused after the first was applied.

@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,6 +48,8 @@ sys.exit(main())
 """
 DEAF: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 _MESSAGE_MAX: Final = 65536
+_SLICE: Final = 250
+"""Leases in one message: with names of 63 letters and traces it stays below a fifth of a socket's buffer."""
 
 _log = logging.getLogger("leaseha.guard")
 Message = dict[str, Any]
@@ -89,6 +91,7 @@ def charge(config: Config, vips: Mapping[str, str], tag: int, close_commands: Se
         "vips": dict(vips),
         "tag": tag,
         "close_commands": list(close_commands),
+        "urgent": config.node.realtime,
         "grace_ns": GRACE_NS,
         "release_ns": RELEASE_NS,
         "log": {
@@ -118,14 +121,18 @@ class Guarding:
         self._session = 0
         self._armed: dict[str, tuple[int, Instant]] = {}
         """Leases that are up: token, deadline."""
+        self._new: set[str] = set()
         self._moved: set[str] = set()
-        """Those whose newest deadline was not told yet."""
+        self._gone: set[str] = set()
+        """Those of which not all is told yet: that they are up, their newest deadline, that they are down."""
         self._flushing = False
         self._unanswered = 0
         self._ready = False
         self._started_s = 0.0
         self._release: str | None = None
         """Why the guard could not free anything in etcd; empty if it could, None while nobody knows."""
+        self.urgency: dict[str, Any] = {}
+        """Its priority, and whether its memory is locked, as it says; empty until it does."""
 
     @property
     def lock_fd(self) -> int:
@@ -184,6 +191,7 @@ class Guarding:
         self._unanswered = 0
         self._ready = False
         self._release = None
+        self.urgency = {}
         return ours
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -220,22 +228,29 @@ class Guarding:
             self._send({"do": "session", "id": session})
 
     def arm(self, lease: str, token: int, deadline: Instant) -> None:
-        """The lease is up, or is about to be, until then. The guard knows of a new one when this returns."""
+        """The lease is up, or is about to be, until then. The guard is told before whatever is awaited from now on."""
         before = self._armed.get(lease)
         self._armed[lease] = token, deadline
         if before is None or before[0] != token:
-            self._send(self._arming([lease], deadline))
+            self._new.add(lease)
+            self._tell_soon()
         elif before[1] != deadline:
             self._moved.add(lease)
-            if not self._flushing and self._loop is not None:
-                self._flushing = True
-                self._loop.call_soon(self._flush)
+            self._tell_soon()
 
     def disarm(self, lease: str) -> None:
         """The lease is down, or this agent said that it cannot be: no deadline of it will be missed."""
         if self._armed.pop(lease, None) is not None:
-            self._moved.discard(lease)
-            self._send({"do": "disarm", "leases": [lease]})
+            self._gone.add(lease)
+            self._tell_soon()
+
+    def _tell_soon(self) -> None:
+        """With all that this turn of the loop has to tell: a socket has no room for a thousand messages."""
+        if self._loop is None:
+            self._flush()
+        elif not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
 
     def bye(self) -> None:
         """Everything is down and let go in order: the guard ends, with nothing to do."""
@@ -244,6 +259,7 @@ class Guarding:
 
     def leave(self) -> None:
         """The agent is about to end: the guard is left as it is, to see to the rest if there is any."""
+        self._flush()
         if self._timer is not None:
             self._timer.cancel()
         channel, self._channel = self._channel, None
@@ -262,13 +278,27 @@ class Guarding:
     def _flush(self) -> None:
         """All leases of a session move together: one short message for a thousand of them."""
         self._flushing = False
+        gone, new = self._gone, self._new & self._armed.keys()
+        moved = (self._moved & self._armed.keys()) - new
+        self._gone, self._new, self._moved = set(), set(), set()
+        for names in _slices(sorted(gone)):
+            self._send({"do": "disarm", "leases": names})
+        for deadline, leases in self._by_deadline(new):
+            for names in _slices(leases):
+                self._send(self._arming(names, deadline))
+        for deadline, leases in self._by_deadline(moved):
+            until = (deadline.boot_ns, deadline.raw_ns)
+            if len(leases) == len(self._armed):
+                self._send({"do": "extend", "leases": None, "until": until})
+                continue
+            for names in _slices(leases):
+                self._send({"do": "extend", "leases": names, "until": until})
+
+    def _by_deadline(self, leases: Iterable[str]) -> list[tuple[Instant, list[str]]]:
         groups: dict[Instant, list[str]] = {}
-        for lease in self._moved:
+        for lease in leases:
             groups.setdefault(self._armed[lease][1], []).append(lease)
-        self._moved.clear()
-        for deadline, leases in groups.items():
-            names = None if len(leases) == len(self._armed) else leases
-            self._send({"do": "extend", "leases": names, "until": (deadline.boot_ns, deadline.raw_ns)})
+        return list(groups.items())
 
     def _send(self, message: Message) -> None:
         if self._channel is None:
@@ -298,6 +328,8 @@ class Guarding:
                 self._ready = True
             elif message["say"] == "pong":
                 self._unanswered = 0
+            elif message["say"] == "urgency":
+                self.urgency = {name: message[name] for name in ("priority", "memory_locked")}
             elif message["say"] == "release":
                 self._heard_of_etcd(message["why"])
 
@@ -357,9 +389,13 @@ class Guarding:
         if self._told:
             self._send(self._told)
         self._send({"do": "session", "id": self._session})
-        for lease, (_, deadline) in list(self._armed.items()):
-            self._send(self._arming([lease], deadline))
+        self._new = set(self._armed)
+        self._flush()
         _log.info("another guard (pid %d) knows everything", self.pid)
+
+
+def _slices(names: list[str]) -> list[list[str]]:
+    return [names[at : at + _SLICE] for at in range(0, len(names), _SLICE)]
 
 
 def cannot_free(config: Config, timeout_s: float) -> str:

@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
+from leaseha import scheduling
 from leaseha.adapters import clock, fence_rules
 from leaseha.adapters.fence_rules import RANKS
 from leaseha.adapters.nfset import Elements, ElementSocket, SetName, element_head
@@ -117,7 +118,7 @@ class Fence:
         # Made here and not in the thread: a socket belongs to the namespace of whoever makes it.
         self._nft = Nft(load)
         self._sets = ElementSocket()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="fence")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="fence", initializer=scheduling.follow)
 
     @property
     def close_commands(self) -> tuple[str, ...]:

@@ -45,6 +45,7 @@ from leaseha.runtime.status import STATUS_SOCKET, Answers, StatusServer
 from leaseha.runtime.stores import EtcdStore, make_client
 from leaseha.runtime.story import Story
 from leaseha.runtime.unheld import Unheld, reasons
+from leaseha.runtime.urgency import Urgency
 from leaseha.runtime.wellness import Wellness
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class Agent:
         self._heir = Heir(config, told)
         self._observer = observer
         self._guard = guard
+        self._urgency = Urgency(wanted=config.node.realtime)
         self._ended = Ended()
         self._over = asyncio.Event()
         self._members: list[dict[str, Any]] = []
@@ -101,9 +103,11 @@ class Agent:
         self.pump.attach(asyncio.get_running_loop())
         for lease in config.leases:
             self._make_service(lease)
-        self._executor = Executor(store, self._services, self._observer, self.pump.give, self._stopped)
+        paced, rang = self._urgency.watching(self._observer, lambda: self.pump.state)
+        self._executor = Executor(store, self._services, paced, self.pump.give, self._stopped, rang)
         self._status = StatusServer(Answers(self.status, self._alive, self._ready, self._holder), self.reload)
         self._reload = self._make_reload()
+        self._urgency.begin()
         self._guard.configure(self._charge())
         try:
             self._wellness = Wellness(self.config, self._binders_by_lease(), self._health_changed)
@@ -377,6 +381,7 @@ class Agent:
             vips={lease.name: [str(vip) for vip in lease.vips] for lease in self.config.leases},
             checks=self._wellness.results(),
             etcd=self._members,
+            urgency=self._urgency.told(self._guard.urgency),
         )
         return report.document(self.pump.state, clock.now(), around)
 

@@ -79,13 +79,15 @@ class Executor:
         observer: Observer,
         give: Callable[[Event], None],
         stopped: Callable[[str], None],
+        rang: Callable[[Instant, Instant], None] = lambda *_: None,
     ) -> None:
+        """`rang` learns when the core was to be woken, and when it was."""
         self._store = store
         self._services = services
         self._observer = observer
         self._give = give
         self._stopped = stopped
-        self._alarm = Alarm(lambda at: give(events.Tick(at)))
+        self._alarm = Alarm(lambda at: give(events.Tick(at)), rang)
         self._watch_of = 0
         self._began: dict[tuple[str, int], Instant] = {}
         self._lanes = {name: Lane(self._act(service), self._ended) for name, service in services.items()}

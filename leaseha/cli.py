@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from leaseha import __version__
-from leaseha.config import DEFAULT_PATH, load
+from leaseha.config import DEFAULT_PATH, load, parse
 from leaseha.errors import AgentUnreachable, LeasehaError, OperationalError, UsageError
 
 EXIT_OK: Final = 0
@@ -80,6 +80,10 @@ def _parser() -> argparse.ArgumentParser:
         return made
 
     verb("run", _run, "run the agent of this node, in the foreground", config)
+    reloading = verb(
+        "reload", _reload, "apply configuration and certificates; no lease moves for it", config, as_json
+    )
+    reloading.add_argument("--exec", action="store_true", help="upgrade: go on as the version installed now")
     checking = verb(
         "check", _check, "say what is wrong with the configuration; changes nothing", config, as_json
     )
@@ -117,14 +121,31 @@ def _path(text: str) -> Path:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from leaseha.runtime import guarding
+    from leaseha.runtime import guarding, handover
 
-    config = load(arguments.config)
-    guard = guarding.begin(config)
+    told = handover.received()
+    if told is None:
+        config = load(arguments.config)
+    else:
+        config = parse(told.text, environ=os.environ, source=str(arguments.config))
+    guard = guarding.begin(config, told)
     # Only now what takes a second to import: whatever becomes of it, there is a guard.
     from leaseha.runtime import agent
 
-    return agent.run(config, guard)
+    return agent.run(config, guard, arguments.config, told)
+
+
+def _reload(arguments: argparse.Namespace) -> int:
+    from leaseha.runtime import operator
+
+    found = operator.reload(load(arguments.config), arguments.config, upgrade=arguments.exec)
+    if arguments.json:
+        _print_json(found)
+    else:
+        holds = ", ".join(f"{lease} (token {token})" for lease, token in found["holds"].items()) or "nothing"
+        version = f"leaseha {found['version_before']} -> {found['version']}" if arguments.exec else "reloaded"
+        _say(f"{found['node']}: {version} in {found['took_ms']} ms, holding {holds}")
+    return EXIT_OK
 
 
 def _check(arguments: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from leaseha import scheduling
 from leaseha.cli import EXIT_USAGE
 from leaseha.config import Config, load, parse
 from leaseha.config.faults import Wrong
@@ -69,6 +70,13 @@ def test_the_unit_gives_the_capabilities_that_the_agent_needs_and_no_other(unit:
     assert (
         unit["AmbientCapabilities"].split() == unit["CapabilityBoundingSet"].split() == list(NEEDED.values())
     )
+
+
+def test_the_unit_lets_the_agent_be_as_urgent_as_it_asks_to_be(unit: configparser.SectionProxy):
+    assert unit["LimitRTPRIO"] == str(scheduling.REALTIME_PRIORITY)
+    assert unit["LimitNICE"] == str(scheduling.NICE)
+    assert unit["LimitMEMLOCK"] == "infinity"
+    assert "RestrictRealtime" not in unit
 
 
 def test_the_unit_makes_the_folders_in_which_the_defaults_lie(unit: configparser.SectionProxy):

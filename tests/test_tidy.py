@@ -85,7 +85,7 @@ BANS = (
 )
 
 # Folders and files that import the standard library and their own neighbours, nothing else.
-GUARD = ("leaseha.runtime.guard_etcd", "leaseha.runtime.guard_kernel")
+GUARD = ("leaseha.runtime.guard_etcd", "leaseha.runtime.guard_kernel", "leaseha.scheduling")
 STDLIB_ONLY = {
     "leaseha/core/": ("leaseha.core", "leaseha.errors"),
     "leaseha/errors.py": (),

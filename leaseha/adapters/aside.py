@@ -12,6 +12,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
+from leaseha import scheduling
+
 _T = TypeVar("_T")
 
 
@@ -29,6 +31,8 @@ def aside(work: Callable[[], _T], name: str) -> asyncio.Future[_T]:
             loop.call_soon_threadsafe(lambda: None if done.cancelled() else tell())
 
     def run() -> None:
+        # It holds the interpreter now and then: as urgent as those who wait for it. What it starts is not.
+        scheduling.follow(forks=True)
         try:
             result = work()
         except (OSError, ValueError) as error:

@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
+from leaseha import scheduling
 from leaseha.adapters import clock, fence_rules
 from leaseha.adapters.fence_rules import RANKS
 from leaseha.adapters.nfset import Elements, ElementSocket, SetName, element_head
@@ -45,6 +46,8 @@ ARM_SLACK_MS: Final = 8
 LEAST_LEFT_MS: Final = 20
 """Two of the longest jiffies there are (100 Hz)."""
 ARM_TRIES: Final = 4
+STAND_MS: Final = 250
+"""How long what stays open is opened with a fence that is put up anew; a thousand VIPs are armed in 60 ms."""
 SLOWEST_PPM: Final = 900_000
 """The kernel lets nobody slow its clocks further."""
 CHUNK: Final = 250
@@ -115,19 +118,21 @@ class Fence:
         # Made here and not in the thread: a socket belongs to the namespace of whoever makes it.
         self._nft = Nft(load)
         self._sets = ElementSocket()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="fence")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="fence", initializer=scheduling.follow)
 
     @property
     def close_commands(self) -> tuple[str, ...]:
         """nft commands that close every VIP, for whoever has no deadline to wait for."""
         return fence_rules.closing(self.table)
 
-    async def stand(self) -> None:
+    async def stand(self, held: Mapping[IPAddress, Instant] | None = None) -> None:
         """Put the fence up instead of whatever an earlier run left, without a moment in between. Raises `FenceError`.
 
-        Every VIP is closed, but for those that this fence has armed: to be called again when an interface
-        was made anew, whose hook went with the old one.
+        Every VIP is closed, but for those that this fence has armed (to be called again when an interface was made
+        anew, whose hook went with the old one), and those that this process `held`, until the deadline of each,
+        before it was replaced in place: they are never closed meanwhile.
         """
+        self._armed |= held or {}
         await self._call(self._stand)
 
     async def arm(self, vips: Iterable[IPAddress], deadline: Instant) -> None:
@@ -199,9 +204,12 @@ class Fence:
 
     def _stand(self) -> None:
         there = [name for name in self._interfaces if _exists(name)]
-        self._nft.run(fence_rules.standing(self.table, self._cluster, there, self._heads))
+        living = self._living()
+        # Open at once, but for a moment only: how long, is for the two armings that follow.
+        opened = dict.fromkeys(living, min([STAND_MS, *(self._left_ms(at) for at in living.values())]))
+        self._nft.run(fence_rules.standing(self.table, self._cluster, there, self._heads, opened))
         self._standing = True
-        for ip, error in self._arm_groups(self._living()).items():
+        for ip, error in self._arm_groups(living).items():
             self._said.append(f"{ip} is closed: {error}")
 
     def _put_back(self) -> None:
@@ -304,6 +312,9 @@ class Fence:
     def _living(self) -> dict[IPAddress, Instant]:
         now = self._now()
         return {ip: at for ip, at in self._armed.items() if at.left_ns(now) >= LEAST_LEFT_MS * NS_PER_MS}
+
+    def _left_ms(self, deadline: Instant) -> int:
+        return deadline.left_ns(self._now()) // NS_PER_MS
 
     def _elements(self, vips: Iterable[IPAddress], ranks: Iterable[str]) -> Elements:
         wanted: dict[SetName, list[bytes]] = {}

@@ -14,7 +14,7 @@ Received ARP and advertisements pass: they tell of the VIP elsewhere, which a st
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
@@ -79,8 +79,17 @@ def places(table: str, rank: str, version: int) -> tuple[SetName, ...]:
     return tuple(SetName(FAMILIES[family], table, f"{rank}{version}") for family in families)
 
 
-def standing(table: str, cluster: str, interfaces: Sequence[str], vips: Iterable[IPAddress]) -> str:
-    """Commands that put the fence up, closed, in one transaction and instead of whatever stood there."""
+def standing(
+    table: str,
+    cluster: str,
+    interfaces: Sequence[str],
+    vips: Iterable[IPAddress],
+    opened: Mapping[IPAddress, int] | None = None,
+) -> str:
+    """Commands that put the fence up in one transaction and instead of whatever stood there.
+
+    It is closed but for `opened`: VIP to timeout in ms.
+    """
     guarded = sorted(set(vips), key=lambda ip: (ip.version, int(ip)))
     four = [ip for ip in guarded if isinstance(ip, IPv4Address)]
     six = [ip for ip in guarded if isinstance(ip, IPv6Address)]
@@ -92,11 +101,12 @@ def standing(table: str, cluster: str, interfaces: Sequence[str], vips: Iterable
         _NETDEV.format(number=number, interface=interface, advertised=advertised)
         for number, interface in enumerate(interfaces)
     )
+    four_sets, six_sets = _sets(4, four, opened or {}), _sets(6, six, opened or {})
     # The library wants what is jumped to before the jump.
     bodies = {
-        "inet": _sets(4, four) + _sets(6, six) + from_it + to_it + _INET.format(advertised=advertised),
-        "arp": _sets(4, four) + _ARP,
-        "netdev": _sets(4, four) + _sets(6, six) + from_it + hooks,
+        "inet": four_sets + six_sets + from_it + to_it + _INET.format(advertised=advertised),
+        "arp": four_sets + _ARP,
+        "netdev": four_sets + six_sets + from_it + hooks,
     }
     text = removing(table)
     for family, body in bodies.items():
@@ -128,11 +138,16 @@ def trial(table: str) -> str:
     ) + removing(table)
 
 
-def _sets(version: int, vips: Sequence[IPAddress]) -> str:
+def _sets(version: int, vips: Sequence[IPAddress], opened: Mapping[IPAddress, int]) -> str:
     kind = f"ipv{version}_addr"
-    listed = f"elements = {{ {', '.join(map(str, vips))} }}\n" if vips else ""
-    live = (f"set {rank}{version} {{\ntype {kind}\nflags timeout\n}}\n" for rank in RANKS)
+    listed = _elements([str(ip) for ip in vips])
+    living = _elements([f"{ip} timeout {opened[ip]}ms" for ip in vips if ip in opened])
+    live = (f"set {rank}{version} {{\ntype {kind}\nflags timeout\n{living}}}\n" for rank in RANKS)
     return f"set vips{version} {{\ntype {kind}\n{listed}}}\n" + "".join(live)
+
+
+def _elements(listed: Sequence[str]) -> str:
+    return f"elements = {{ {', '.join(listed)} }}\n" if listed else ""
 
 
 def _drops(version: int, name: str, field: str) -> str:

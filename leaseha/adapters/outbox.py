@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
+from leaseha import scheduling
 from leaseha.adapters import clock
 from leaseha.core.values import NS_PER_S, Instant
 
@@ -130,6 +131,8 @@ class Outbox(Generic[T]):
             self._complain("no time was left at the end")
 
     def _run(self) -> None:
+        # It holds the interpreter now and then: a renewal would wait for it as long as it waits for its processor.
+        scheduling.follow()
         try:
             deliver = self._connect(self._closing)
         except Exception as error:  # noqa: BLE001 - the last frame of a thread: counted and said, nobody above

@@ -16,7 +16,7 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
@@ -162,6 +162,16 @@ def parse_address(data: bytes, start: int, end: int) -> Address | None:
     )
 
 
+def packed_address(data: bytes, start: int, end: int) -> bytes:
+    """The address alone, of the same body: a tenth of the work where most of a thousand are somebody else's."""
+    found = b""
+    for kind, value in attributes(data, start + _IFADDR.size, end):
+        if kind == IFA_LOCAL:
+            return value
+        found = value if kind == IFA_ADDRESS else found
+    return found
+
+
 def _number(value: bytes) -> int:
     return int.from_bytes(value, sys.byteorder)
 
@@ -199,10 +209,13 @@ class AddressSocket:
         """Remove; the errno of each in order, 0 for done. Raises `RtnlError` when that is unknown."""
         return self._change([delete_request(one, self._next()) for one in addresses])
 
-    def addresses(self) -> tuple[Address, ...]:
-        """All addresses of all interfaces, as one consistent answer. Raises `RtnlError`."""
+    def addresses(self, only: Container[bytes] | None = None) -> tuple[Address, ...]:
+        """All addresses of all interfaces, or those of them that are (packed) in `only`, as one consistent answer.
+
+        Raises `RtnlError`.
+        """
         for _ in range(_DUMP_TRIES):
-            found = self._dump()
+            found = self._dump(only)
             if found is not None:
                 return tuple(found)
         raise RtnlError("the list of addresses changed under each of the attempts to read it")
@@ -225,7 +238,7 @@ class AddressSocket:
             codes += [answers[sequence] for sequence in order]
         return tuple(codes)
 
-    def _dump(self) -> list[Address] | None:
+    def _dump(self, only: Container[bytes] | None) -> list[Address] | None:
         """One attempt; None when the kernel says that the list changed meanwhile."""
         sequence = self._next()
         body = _IFADDR.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
@@ -242,7 +255,9 @@ class AddressSocket:
                 if kind == NLMSG_ERROR:
                     code = -struct.unpack_from("=i", data, start)[0]
                     raise RtnlError(code, f"cannot list addresses: {os.strerror(code)}")
-                address = parse_address(data, start, end) if kind == RTM_NEWADDR else None
+                if kind != RTM_NEWADDR or (only is not None and packed_address(data, start, end) not in only):
+                    continue
+                address = parse_address(data, start, end)
                 if address is not None:
                     found.append(address)
 

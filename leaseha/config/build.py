@@ -79,7 +79,8 @@ def _node(section: Section, faults: Faults, hostname: str) -> NodeConfig:
             faults.warn(
                 "node.name: the host is called localhost, as others may be; give each node a name of its own"
             )
-    return NodeConfig(name, section.get(keys.NODE_INTERFACE), section.get(keys.NODE_ADDRESS))
+    interface, address = section.get(keys.NODE_INTERFACE), section.get(keys.NODE_ADDRESS)
+    return NodeConfig(name, interface, address, section.get(keys.NODE_REALTIME))
 
 
 def _session(section: Section) -> SessionConfig:

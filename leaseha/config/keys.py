@@ -73,6 +73,7 @@ NODE_INTERFACE: Final = _found("node.interface", network.interface, "the interfa
 NODE_ADDRESS: Final = _found(
     "node.address", network.node_address, "the source address of the route to the VIP"
 )
+NODE_REALTIME: Final = _given("node.realtime", readers.as_permitted, '"auto"')
 
 TTL: Final = _given("session.ttl", readers.duration(200 * NS_PER_MS, NS_PER_HOUR), '"5s"')
 RENEW_EVERY: Final = _found(

@@ -81,6 +81,8 @@ class NodeConfig:
     name: str
     interface: str | None
     address: IPAddress | None
+    realtime: bool = True
+    """As urgent as this account may be; False: an ordinary process."""
 
 
 @dataclass(frozen=True, slots=True)

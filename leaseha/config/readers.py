@@ -128,6 +128,15 @@ def on_off(value: object) -> bool:
     return value == "auto"
 
 
+def as_permitted(value: object) -> bool:
+    """`realtime`: "auto" or "off"."""
+    if value not in ("auto", "off"):
+        raise Wrong(
+            'write "auto" (what the account may have: nothing is required) or "off" (an ordinary process)'
+        )
+    return value == "auto"
+
+
 def ineligible(value: object) -> bool:
     """`effect`: there is one word only; a change of priority is said by `weight`."""
     if value != "ineligible":

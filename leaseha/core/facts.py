@@ -14,6 +14,7 @@ from leaseha.core import (
     records,
     sequence,
     session,
+    upkeep,
     writer,
 )
 from leaseha.core import view as views
@@ -217,6 +218,8 @@ def refused(draft: Draft, write: OwnWrite, revision: int, reads: tuple[KeyValue,
     if draft.ready:
         draft.set(view=views.with_reads(draft.view, draft.at, revision, reads))
         attention.everything_seen(draft)
+    else:
+        upkeep.forget_moved(draft, reads)
     own_key = records.session_key(draft.session.id)
     own = next((kv for kv in reads if kv.key == own_key), KeyValue(own_key, "", 0))
     # With this write still among the pending ones: a second execution is refused after the first was applied.
@@ -446,27 +449,6 @@ def copies_reported(draft: Draft, event: events.CopiesReported) -> None:
     """Which stores the replication wants admitted: said by a holder, and true only while it is one."""
     if draft.leases[event.lease].mine:
         draft.update(event.lease, wanted=event.stores)
-
-
-def retired(draft: Draft, event: events.Retired) -> None:
-    """This node is not to hold the lease any more; or again."""
-    draft.update(event.lease, retired=event.why)
-    draft.republish = True
-
-
-def ttl_changed(draft: Draft, event: events.TtlChanged) -> None:
-    """Another ttl from the next write on: a raise counts when proven, a lowering from its sending."""
-    draft.session = replace(draft.session, ttl_ns=min(event.ttl_ns, draft.spec.ttl_max_ns))
-    draft.set(renew_asked=True)
-
-
-def stop_asked(draft: Draft, event: events.StopAsked) -> None:
-    """Let go of everything, then end."""
-    if draft.node.stopping:
-        return
-    drain_ns = max((lease.drain_ns for lease in draft.spec.leases), default=0)
-    draft.set(stopping=True, off_by=draft.at.plus(drain_ns + draft.spec.ttl_max_ns + STOP_MAX_NS))
-    draft.republish = True
 
 
 def tick(draft: Draft, event: events.Tick) -> None:

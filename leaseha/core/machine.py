@@ -16,6 +16,7 @@ from leaseha.core import (
     events,
     facts,
     guards,
+    orders,
     placement,
     sequence,
     session,
@@ -53,9 +54,9 @@ HEAR: Final[dict[type, Callable[[Draft, Any], None]]] = {
     events.HealthChanged: facts.health_changed,
     events.BusyChanged: facts.busy_changed,
     events.CopiesReported: facts.copies_reported,
-    events.Retired: facts.retired,
-    events.TtlChanged: facts.ttl_changed,
-    events.StopAsked: facts.stop_asked,
+    events.Retired: orders.retired,
+    events.TtlChanged: orders.ttl_changed,
+    events.StopAsked: orders.stop_asked,
     events.Tick: facts.tick,
 }
 

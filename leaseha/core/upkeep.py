@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from leaseha.core import guards, placement, records
@@ -9,7 +10,7 @@ from leaseha.core.effects import Warned
 from leaseha.core.records import Kind, Life
 from leaseha.core.session import Phase
 from leaseha.core.state import Draft, Role
-from leaseha.core.values import NS_PER_S, Delete
+from leaseha.core.values import NS_PER_S, Delete, KeyValue
 
 KEPT_NS: Final = 3600 * NS_PER_S
 """How long a *dead* or *closed* session record stays: no wait anywhere is as long."""
@@ -56,6 +57,14 @@ def collect(draft: Draft) -> None:
         if session not in named:
             key = records.session_key(session)
             draft.set(notes={**draft.node.notes, key: Delete(key)})
+
+
+def forget_moved(draft: Draft, reads: Iterable[KeyValue]) -> None:
+    """Claims that a refused write found to stand otherwise, where nothing else was seen yet (after a handover)."""
+    mods = {kv.key: kv.mod for kv in reads}
+    for name, state in draft.leases.items():
+        if state.mine and mods.get(records.claim_key(name), state.token) != state.token:
+            draft.update(name, mine=False, cover=None, lost="taken")
 
 
 def tell_of_twin(draft: Draft) -> None:

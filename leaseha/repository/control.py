@@ -24,6 +24,7 @@ from typing import Any, Final
 from leaseha.core.values import NS_PER_S, Instant
 from leaseha.errors import RepositoryError
 from leaseha.lines import Shape
+from leaseha.repository.adopted import AdoptedChild, Child, Inherited
 
 __all__ = ["Answer", "Notice", "RepositoryError", "RepositoryProcess", "RepositoryStatus"]
 
@@ -129,7 +130,7 @@ class RepositoryProcess:
             json.dumps(asdict(logs)),
             *(["--append-only"] if append_only else []),
         ]
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: Child | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._watching: asyncio.Task[None] | None = None
         self._waiting: dict[int, asyncio.Future[Message]] = {}
@@ -176,6 +177,38 @@ class RepositoryProcess:
             raise RepositoryError(answer.why)
         self._ready = True
         return answer
+
+    def hand_over(self) -> Inherited:
+        """Nothing more is said or heard here: the program that replaces this one goes on where this ends.
+
+        Raises RepositoryError while an answer is awaited, or something is not sent yet.
+        """
+        writer, process = self._writer, self._process
+        if writer is None or process is None or self._waiting or writer.transport.get_write_buffer_size():
+            raise RepositoryError("the repository process is being spoken to")
+        self._reading(on=False)
+        return Inherited(process.pid, writer.get_extra_info("socket").fileno(), self._number)
+
+    def go_on(self) -> None:
+        """It was not handed over after all."""
+        self._reading(on=True)
+
+    def _reading(self, *, on: bool) -> None:
+        transport: Any = self._writer.transport if self._writer is not None else None
+        if transport is not None and transport.is_reading() is not on:
+            transport.resume_reading() if on else transport.pause_reading()
+
+    async def adopt(self, told: Inherited) -> None:
+        """Go on with a process of the program before. Raises RepositoryError."""
+        channel = socket.socket(fileno=told.fd)
+        try:
+            self._process = AdoptedChild(told.pid)
+            reader, self._writer = await asyncio.open_connection(sock=channel, limit=_LINE_MAX)
+        except OSError as trouble:
+            channel.close()
+            raise RepositoryError(f"the repository process (pid {told.pid}) is gone: {trouble}") from trouble
+        self._number, self._ready = told.number, True
+        self._watching = asyncio.create_task(self._watch(reader, self._process), name="repository")
 
     async def serve(
         self, vips: Sequence[str], port: int, token: int, epoch: int, deadline: Instant, *, gate: bool = True
@@ -261,7 +294,7 @@ class RepositoryProcess:
                 f"the repository process did not answer {what!r} in {timeout_s:g} s"
             ) from None
 
-    async def _watch(self, reader: asyncio.StreamReader, process: asyncio.subprocess.Process) -> None:
+    async def _watch(self, reader: asyncio.StreamReader, process: Child) -> None:
         """Until the channel ends. The process is dead when `ended` is told: nothing of it serves any more."""
         why = "the repository process ended"
         try:
@@ -319,6 +352,6 @@ def _answer(message: Message) -> Answer:
     return Answer(message["ok"], message.get("why", ""), message.get("highest", 0), message.get("cut", 0))
 
 
-def _kill(process: asyncio.subprocess.Process) -> None:
+def _kill(process: Child) -> None:
     with contextlib.suppress(ProcessLookupError):
         process.kill()

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from pathlib import Path
 
 from leaseha import __version__
 from leaseha.config import Config
 from leaseha.runtime.app import Agent
 from leaseha.runtime.guarding import Guarding
+from leaseha.runtime.handover import Told
 from leaseha.runtime.story import Story
 
 _log = logging.getLogger("leaseha.agent")
 
 
-def run(config: Config, guard: Guarding) -> int:
+def run(config: Config, guard: Guarding, path: Path, told: Told | None = None) -> int:
     """Run until a stop is done; the exit code. Raises `LeasehaError` for what keeps the node from running.
 
-    `guard` was started before this module was imported.
+    `guard` was started before this module was imported; `path` is the file that `config` came from; `told` is what the
+    program before has handed over, if this process was replaced in place.
     """
     story = Story(config)
     try:
@@ -31,12 +34,12 @@ def run(config: Config, guard: Guarding) -> int:
             config.cluster,
             names,
         )
-        asyncio.run(_run(config, story, guard))
+        asyncio.run(_run(Agent(config, story, guard, path, told)))
         _log.info("stopped")
     finally:
         story.close()
     return 0
 
 
-async def _run(config: Config, story: Story, guard: Guarding) -> None:
-    await Agent(config, story, guard).run()
+async def _run(agent: Agent) -> None:
+    await agent.run()

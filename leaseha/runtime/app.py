@@ -11,6 +11,7 @@ import signal
 import uuid
 from collections.abc import Coroutine
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from leaseha import __version__
@@ -27,18 +28,24 @@ from leaseha.errors import InvariantBroken, LeasehaError, OperationalError, faul
 from leaseha.lines import Shape
 from leaseha.runtime import report
 from leaseha.runtime.datadir import DataDirectory
-from leaseha.runtime.executor import Executor, Observer
+from leaseha.runtime.executor import Executor
 from leaseha.runtime.fencing import interface_of, put_up
 from leaseha.runtime.guarding import Guarding, charge
+from leaseha.runtime.handover import Told
+from leaseha.runtime.heir import Heir
 from leaseha.runtime.lock import store_id
 from leaseha.runtime.operator import members_of
 from leaseha.runtime.pump import Pump
 from leaseha.runtime.reach import Reach
+from leaseha.runtime.reload import Process, Reload
+from leaseha.runtime.reply import Reply
 from leaseha.runtime.rights import require_rights
 from leaseha.runtime.service import Parts, Repository, Service
 from leaseha.runtime.status import STATUS_SOCKET, Answers, StatusServer
 from leaseha.runtime.stores import EtcdStore, make_client
+from leaseha.runtime.story import Story
 from leaseha.runtime.unheld import Unheld, reasons
+from leaseha.runtime.urgency import Urgency
 from leaseha.runtime.wellness import Wellness
 
 if TYPE_CHECKING:
@@ -62,10 +69,16 @@ class Ended:
 class Agent:
     """One node: made from its configuration, run to its end once."""
 
-    def __init__(self, config: Config, observer: Observer, guard: Guarding) -> None:
+    def __init__(
+        self, config: Config, observer: Story, guard: Guarding, path: Path, told: Told | None = None
+    ) -> None:
+        """`path`: the configuration's file, for a reload; `told`: what the program before handed over."""
         self.config = config
+        self._path = path
+        self._heir = Heir(config, told)
         self._observer = observer
         self._guard = guard
+        self._urgency = Urgency(wanted=config.node.realtime)
         self._ended = Ended()
         self._over = asyncio.Event()
         self._members: list[dict[str, Any]] = []
@@ -83,27 +96,34 @@ class Agent:
         require_rights()
         self._guard.attach(asyncio.get_running_loop())
         # Before anything is bound, or seen of what an earlier run left bound.
-        self._fencing = await put_up(config, _warn)
+        self._fencing = await put_up(config, _warn, held=self._heir.vips())
         spec = self._spec()
         store = EtcdStore(make_client(config), Reach(", ".join(map(str, config.etcd.endpoints))))
         self.pump = Pump(machine.initial(spec), self._execute, self._broken)
         self.pump.attach(asyncio.get_running_loop())
         for lease in config.leases:
             self._make_service(lease)
-        self._executor = Executor(store, self._services, self._observer, self.pump.give, self._stopped)
-        self._status = StatusServer(Answers(self.status, self._alive, self._ready, self._holder))
+        paced, rang = self._urgency.watching(self._observer, lambda: self.pump.state)
+        self._executor = Executor(store, self._services, paced, self.pump.give, self._stopped, rang)
+        self._status = StatusServer(Answers(self.status, self._alive, self._ready, self._holder), self.reload)
+        self._reload = self._make_reload()
+        self._urgency.begin()
         self._guard.configure(self._charge())
         try:
             self._wellness = Wellness(self.config, self._binders_by_lease(), self._health_changed)
             await self._sweep()
+            await self._heir.adopt(self._services, self._repositories)
             unready = await self._readiness()
+            self.pump.state = self._heir.state(spec)
             await self._status.listen_unix(config.runtime_dir / STATUS_SOCKET)
             if config.status.listen is not None:
                 await self._status.listen_tcp(config.status.listen.host, config.status.listen.port)
             self._catch_signals()
+            self._heir.begin(self._executor, spec)
             self._watch_surroundings(store)
             self.pump.give(events.Started(clock.now()))
             self._keep_ready(unready)
+            self._beside("the end of the reload", self._heir.prove(self.pump, spec.ttl_ns), vital=False)
             await self._over.wait()
         finally:
             await self._end(store)
@@ -114,6 +134,17 @@ class Agent:
         """Ask for an orderly stop; asked twice it stays one."""
         _log.info("stop asked for: letting go of everything")
         self.pump.give(events.StopAsked(clock.now()))
+
+    def reload(self, reply: Reply, *, upgrade: bool, config: str = "") -> None:
+        """Become the program that is installed, under the configuration of now, with all that is held."""
+        if config and Path(config) != self._path.resolve():
+            reply.refuse(f"the agent runs with {self._path}, not with {config}", 2)
+            return
+        if self._reload.running:
+            reply.refuse("a reload is under way already", 1)
+            return
+        _log.info("reload asked for: trying the program and its configuration")
+        self._beside("the reload", self._reload.run(reply, upgrade=upgrade), vital=False)
 
     # --- what the node is made of -------------------------------------------------------------------------
 
@@ -153,6 +184,19 @@ class Agent:
             fencing=self._fencing,
         )
         self._services[lease.name] = Service(parts, self._answered, self._lease_warning, self._vip_broken)
+
+    def _make_reload(self) -> Reload:
+        return Reload(
+            Process(
+                config=self.config,
+                path=self._path,
+                pump=self.pump,
+                guard=self._guard,
+                services=self._services,
+                repositories=self._repositories,
+                told_all=self._observer.told_all,
+            )
+        )
 
     def _charge(self) -> dict[str, Any]:
         """What the guard takes down if this process cannot any more."""
@@ -200,7 +244,7 @@ class Agent:
     async def _sweep(self) -> None:
         vips = [vip.ip for lease in self.config.leases for vip in lease.vips]
         for binder in self._binders.values():
-            swept = await binder.sweep_leftovers(vips)
+            swept = await binder.sweep_leftovers(vips, self._heir.vips())
             for address in swept.removed:
                 _log.warning("removed a leftover of an earlier run: %s", address.ip)
             for address in swept.foreign:
@@ -251,12 +295,7 @@ class Agent:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
-        # Its default would end the agent without a release; and people expect a reload of it.
-        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
-
-    @staticmethod
-    def _hang_up() -> None:
-        _log.warning("SIGHUP: no reload in this version: restart to apply a new configuration")
+        loop.add_signal_handler(signal.SIGHUP, functools.partial(self.reload, Reply(), upgrade=False))
 
     def _answered(self, lease: str, serial: int, ok: bool) -> None:
         self._executor.answered(lease, serial, ok)
@@ -342,6 +381,7 @@ class Agent:
             vips={lease.name: [str(vip) for vip in lease.vips] for lease in self.config.leases},
             checks=self._wellness.results(),
             etcd=self._members,
+            urgency=self._urgency.told(self._guard.urgency),
         )
         return report.document(self.pump.state, clock.now(), around)
 

@@ -14,8 +14,9 @@ from leaseha.adapters import clock, fence, route
 from leaseha.adapters.etcd import MemberStatus, diverges, known_bad
 from leaseha.config import Config
 from leaseha.core.records import NodeRecord, decode
+from leaseha.core.values import NS_PER_S
 from leaseha.errors import OperationalError
-from leaseha.runtime import guarding, rights
+from leaseha.runtime import guarding, rights, urgency
 from leaseha.runtime.datadir import DataDirectory
 from leaseha.runtime.fencing import unfenced
 from leaseha.runtime.operator import ASK_TIMEOUT_S, etcd_of
@@ -40,12 +41,25 @@ def examine(
     # An account that lacks rights was told so, and can try nothing.
     if not rights.lacking() and (why := why_no_fence()):
         found.append(Finding(grave=False, text=unfenced(config, why)))
+    if config.session.ttl_ns < NS_PER_S:
+        found += [Finding(grave=False, text=text) for text in _haste(config)]
     if not offline:
         cluster = asyncio.run(_cluster(config))
         found += cluster
         if not any(finding.grave for finding in cluster):
             found += _guard(config)
     return sorted(found, key=lambda finding: not finding.grave)
+
+
+def _haste(config: Config) -> list[str]:
+    """What a ttl below a second lacks on a machine that is busy with other work."""
+    ttl = f"session.ttl = {config.session.ttl_ns / 1e9:g}s"
+    if not config.node.realtime:
+        return [
+            f'{ttl}, but node.realtime = "off": a busy machine will make renewals late; take that line out'
+        ]
+    # Whoever checks need not be the account that will run the agent.
+    return [f"{ttl}: {why}: a busy machine will make renewals late" for why in urgency.lacking()]
 
 
 def _machine(config: Config) -> list[Finding]:

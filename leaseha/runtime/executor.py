@@ -79,13 +79,15 @@ class Executor:
         observer: Observer,
         give: Callable[[Event], None],
         stopped: Callable[[str], None],
+        rang: Callable[[Instant, Instant], None] = lambda *_: None,
     ) -> None:
+        """`rang` learns when the core was to be woken, and when it was."""
         self._store = store
         self._services = services
         self._observer = observer
         self._give = give
         self._stopped = stopped
-        self._alarm = Alarm(lambda at: give(events.Tick(at)))
+        self._alarm = Alarm(lambda at: give(events.Tick(at)), rang)
         self._watch_of = 0
         self._began: dict[tuple[str, int], Instant] = {}
         self._lanes = {name: Lane(self._act(service), self._ended) for name, service in services.items()}
@@ -118,6 +120,10 @@ class Executor:
                 self._stopped(failure)
             case _:
                 self._lanes[effect.lease].put(effect)
+
+    def keep_alive(self, session: int, ttl_s: int) -> None:
+        """Go on with the etcd lease of a session that was handed over."""
+        self._store.keep_alive(session, ttl_s / 3, self._doubted)
 
     async def settle(self, timeout_s: float) -> None:
         """Wait for what is under way, bounded; for an orderly end."""
@@ -179,7 +185,7 @@ class Executor:
         except Exception as error:  # noqa: BLE001 - unanswered, the node would wait for its session for ever
             self._give(events.SessionFailed(clock.now(), request, fault(error)))
             return
-        self._store.keep_alive(session, ttl_s / 3, self._doubted)
+        self.keep_alive(session, ttl_s)
         self._give(events.SessionOpened(clock.now(), request, session))
 
     def _doubted(self, session: int) -> None:

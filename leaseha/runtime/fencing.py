@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from leaseha.adapters import route
@@ -42,16 +42,22 @@ def unfenced(config: Config, why: str) -> str:
 
 
 async def put_up(
-    config: Config, warn: Callable[[str], None], why_not: Callable[[], str] = available
+    config: Config,
+    warn: Callable[[str], None],
+    why_not: Callable[[], str] = available,
+    held: Mapping[IPAddress, Instant] | None = None,
 ) -> Fencing:
-    """The fence for all VIPs of the configuration, closed; or, with a warning, none. Never raises for a lack of it."""
+    """The fence for all VIPs of the configuration, closed; or, with a warning, none. Never raises for a lack of it.
+
+    `held`: VIPs that stay open, and until when, since this process held them before it was replaced in place.
+    """
     interfaces = dict.fromkeys(interface_of(config, lease) for lease in config.leases)
     vips = [vip.ip for lease in config.leases for vip in lease.vips]
     why, fence = why_not(), None
     if not why:
         try:
             fence = Fence(config.cluster, interfaces, vips, warn=warn)
-            await fence.stand()
+            await fence.stand(held)
         except FenceError as error:
             why = str(error)
             if fence is not None:

@@ -35,6 +35,7 @@ from leaseha.runtime.guard_kernel import (
     unbind,
     wait_gone,
 )
+from leaseha.scheduling import NORMAL, lock_memory, lower_process, raise_process, rank
 
 MESSAGE_MAX: Final = 1 << 20
 IDLE_MS: Final = 500.0
@@ -252,7 +253,18 @@ class Guard:
         if message["do"] == "configure":
             log = message["log"]
             self.log.node, self.log.cluster, self.log.form = log["node"], log["cluster"], log["form"]
+            self._hurry(urgent=bool(message.get("urgent")))
             self._scout.look()
+
+    def _hurry(self, *, urgent: bool) -> None:
+        """As urgent as its agent: a guard that starves sees no end in time. Where that is permitted."""
+        locked = False
+        if urgent:
+            raise_process()
+            locked = not lock_memory()
+        elif rank() != NORMAL:
+            lower_process()
+        self._tell({"say": "urgency", "priority": rank(), "memory_locked": locked})
 
     def _tell(self, message: Message) -> None:
         try:

@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +26,7 @@ from leaseha.core import trace
 from leaseha.core.values import NS_PER_MS, NS_PER_S, Instant
 from leaseha.runtime.guard_etcd import Closing, Gateway
 from leaseha.runtime.guard_kernel import Unknown
+from leaseha.runtime.handover import GuardTold, Told
 from leaseha.runtime.lock import AgentLock
 
 MARK: Final = "LEASEHA_AGENT"
@@ -47,9 +48,34 @@ sys.exit(main())
 """
 DEAF: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 _MESSAGE_MAX: Final = 65536
+_SLICE: Final = 250
+"""Leases in one message: with names of 63 letters and traces it stays below a fifth of a socket's buffer."""
 
 _log = logging.getLogger("leaseha.guard")
 Message = dict[str, Any]
+
+
+class Inherited:
+    """A child of this very process from before it was replaced in place: what a guard's handle must be able to do."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._ended: int | None = None
+
+    def poll(self) -> int | None:
+        """Its exit status, None while it lives."""
+        if self._ended is None:
+            try:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:
+                pid, status = self.pid, 0
+            self._ended = os.waitstatus_to_exitcode(status) if pid else None
+        return self._ended
+
+    def send_signal(self, number: int) -> None:
+        """As long as it was not waited for its number is its own. Raises ProcessLookupError."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
 
 
 def charge(config: Config, vips: Mapping[str, str], tag: int, close_commands: Sequence[str] = ()) -> Message:
@@ -65,6 +91,7 @@ def charge(config: Config, vips: Mapping[str, str], tag: int, close_commands: Se
         "vips": dict(vips),
         "tag": tag,
         "close_commands": list(close_commands),
+        "urgent": config.node.realtime,
         "grace_ns": GRACE_NS,
         "release_ns": RELEASE_NS,
         "log": {
@@ -86,7 +113,7 @@ class Guarding:
         self._cluster = cluster
         self._lock = lock
         self._mark = uuid.uuid4().hex
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | Inherited | None = None
         self._channel: socket.socket | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -94,14 +121,49 @@ class Guarding:
         self._session = 0
         self._armed: dict[str, tuple[int, Instant]] = {}
         """Leases that are up: token, deadline."""
+        self._new: set[str] = set()
         self._moved: set[str] = set()
-        """Those whose newest deadline was not told yet."""
+        self._gone: set[str] = set()
+        """Those of which not all is told yet: that they are up, their newest deadline, that they are down."""
         self._flushing = False
         self._unanswered = 0
         self._ready = False
         self._started_s = 0.0
         self._release: str | None = None
         """Why the guard could not free anything in etcd; empty if it could, None while nobody knows."""
+        self.urgency: dict[str, Any] = {}
+        """Its priority, and whether its memory is locked, as it says; empty until it does."""
+
+    @property
+    def lock_fd(self) -> int:
+        """Of the agent's lock."""
+        return self._lock.fd
+
+    def hand_over(self) -> GuardTold | None:
+        """Everything is told; what the next program needs to go on with this guard. None while there is none."""
+        self._flush()
+        if self._channel is None or self._process is None:
+            return None
+        return GuardTold(self._channel.fileno(), self._process.pid, self._mark, self._release)
+
+    @classmethod
+    def resumed(cls, cluster: str, told: Told) -> Guarding:
+        """The guard of the program before goes on, told what it was told; where there was none, another begins."""
+        guarding = cls(cluster, AgentLock.inherited(told.lock_fd))
+        guarding._mark = os.environ.get(MARK, guarding._mark)  # what was started before bears it
+        if told.guard is None:
+            guarding.start()
+            return guarding
+        os.environ[MARK] = guarding._mark = told.guard.mark
+        guarding._session, guarding._release = told.core.session, told.guard.release
+        channel = socket.socket(fileno=told.guard.fd)
+        channel.setblocking(False)
+        guarding._channel, guarding._process = channel, Inherited(told.guard.pid)
+        guarding._ready = True
+        for one in told.core.held():
+            if one.cover is not None:
+                guarding._armed[one.lease] = one.token, one.cover
+        return guarding
 
     def start(self) -> socket.socket:
         """The guard's process; our end of its channel. Raises OSError if there can be none."""
@@ -129,6 +191,7 @@ class Guarding:
         self._unanswered = 0
         self._ready = False
         self._release = None
+        self.urgency = {}
         return ours
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -165,22 +228,29 @@ class Guarding:
             self._send({"do": "session", "id": session})
 
     def arm(self, lease: str, token: int, deadline: Instant) -> None:
-        """The lease is up, or is about to be, until then. The guard knows of a new one when this returns."""
+        """The lease is up, or is about to be, until then. The guard is told before whatever is awaited from now on."""
         before = self._armed.get(lease)
         self._armed[lease] = token, deadline
         if before is None or before[0] != token:
-            self._send(self._arming([lease], deadline))
+            self._new.add(lease)
+            self._tell_soon()
         elif before[1] != deadline:
             self._moved.add(lease)
-            if not self._flushing and self._loop is not None:
-                self._flushing = True
-                self._loop.call_soon(self._flush)
+            self._tell_soon()
 
     def disarm(self, lease: str) -> None:
         """The lease is down, or this agent said that it cannot be: no deadline of it will be missed."""
         if self._armed.pop(lease, None) is not None:
-            self._moved.discard(lease)
-            self._send({"do": "disarm", "leases": [lease]})
+            self._gone.add(lease)
+            self._tell_soon()
+
+    def _tell_soon(self) -> None:
+        """With all that this turn of the loop has to tell: a socket has no room for a thousand messages."""
+        if self._loop is None:
+            self._flush()
+        elif not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
 
     def bye(self) -> None:
         """Everything is down and let go in order: the guard ends, with nothing to do."""
@@ -189,6 +259,7 @@ class Guarding:
 
     def leave(self) -> None:
         """The agent is about to end: the guard is left as it is, to see to the rest if there is any."""
+        self._flush()
         if self._timer is not None:
             self._timer.cancel()
         channel, self._channel = self._channel, None
@@ -207,13 +278,27 @@ class Guarding:
     def _flush(self) -> None:
         """All leases of a session move together: one short message for a thousand of them."""
         self._flushing = False
+        gone, new = self._gone, self._new & self._armed.keys()
+        moved = (self._moved & self._armed.keys()) - new
+        self._gone, self._new, self._moved = set(), set(), set()
+        for names in _slices(sorted(gone)):
+            self._send({"do": "disarm", "leases": names})
+        for deadline, leases in self._by_deadline(new):
+            for names in _slices(leases):
+                self._send(self._arming(names, deadline))
+        for deadline, leases in self._by_deadline(moved):
+            until = (deadline.boot_ns, deadline.raw_ns)
+            if len(leases) == len(self._armed):
+                self._send({"do": "extend", "leases": None, "until": until})
+                continue
+            for names in _slices(leases):
+                self._send({"do": "extend", "leases": names, "until": until})
+
+    def _by_deadline(self, leases: Iterable[str]) -> list[tuple[Instant, list[str]]]:
         groups: dict[Instant, list[str]] = {}
-        for lease in self._moved:
+        for lease in leases:
             groups.setdefault(self._armed[lease][1], []).append(lease)
-        self._moved.clear()
-        for deadline, leases in groups.items():
-            names = None if len(leases) == len(self._armed) else leases
-            self._send({"do": "extend", "leases": names, "until": (deadline.boot_ns, deadline.raw_ns)})
+        return list(groups.items())
 
     def _send(self, message: Message) -> None:
         if self._channel is None:
@@ -243,6 +328,8 @@ class Guarding:
                 self._ready = True
             elif message["say"] == "pong":
                 self._unanswered = 0
+            elif message["say"] == "urgency":
+                self.urgency = {name: message[name] for name in ("priority", "memory_locked")}
             elif message["say"] == "release":
                 self._heard_of_etcd(message["why"])
 
@@ -282,7 +369,7 @@ class Guarding:
             lived_s = self._loop.time() - self._started_s
             self._loop.call_later(0.0 if lived_s > AGAIN_S else AGAIN_S, self._again, process)
 
-    def _again(self, old: subprocess.Popen[bytes]) -> None:
+    def _again(self, old: subprocess.Popen[bytes] | Inherited) -> None:
         if self._loop is None or self._channel is not None:
             return
         if old.poll() is None:
@@ -302,9 +389,13 @@ class Guarding:
         if self._told:
             self._send(self._told)
         self._send({"do": "session", "id": self._session})
-        for lease, (_, deadline) in list(self._armed.items()):
-            self._send(self._arming([lease], deadline))
+        self._new = set(self._armed)
+        self._flush()
         _log.info("another guard (pid %d) knows everything", self.pid)
+
+
+def _slices(names: list[str]) -> list[list[str]]:
+    return [names[at : at + _SLICE] for at in range(0, len(names), _SLICE)]
 
 
 def cannot_free(config: Config, timeout_s: float) -> str:
@@ -317,8 +408,13 @@ def cannot_free(config: Config, timeout_s: float) -> str:
     return ""
 
 
-def begin(config: Config) -> Guarding:
-    """The first act of an agent: its lock, and its guard. Raises `LeasehaError`, OSError."""
+def begin(config: Config, told: Told | None = None) -> Guarding:
+    """The first act of an agent: its lock and its guard; or those that were handed over.
+
+    Raises `LeasehaError`, OSError.
+    """
+    if told is not None:
+        return Guarding.resumed(config.cluster, told)
     guarding = Guarding(config.cluster, AgentLock(config.runtime_dir))
     guarding.start()
     return guarding

@@ -56,6 +56,13 @@ class AgentLock:
         os.ftruncate(self.fd, 0)
         os.pwrite(self.fd, f"{os.getpid()}\n".encode(), 0)
 
+    @classmethod
+    def inherited(cls, fd: int) -> AgentLock:
+        """The lock that this very process held before it was replaced in place."""
+        lock = cls.__new__(cls)
+        lock.fd = fd
+        return lock
+
     def _other_lives(self, path: Path) -> None:
         """Raises `AgentRunning` if the agent that wrote its pid there is alive."""
         other = os.pread(self.fd, 32, 0).decode(errors="replace").strip()

@@ -30,6 +30,8 @@ INTENT_TTL_S: Final = 60
 """An intent that nobody obeyed vanishes by itself."""
 POLL_S: Final = 0.05
 ASK_TIMEOUT_S: Final = 5.0
+RELOAD_S: Final = 180.0
+"""More than the bounds of all that a reload waits for together."""
 UNSURE: Final = "etcd gave no answer to the request, so whether it stood is unknown: look before asking again"
 Keys = tuple[KeyValue, ...]
 
@@ -70,6 +72,38 @@ def ask_socket(path: Path, target: str) -> Any:
     if response.headers.get_content_type() == "application/json":
         return json.loads(body)
     return body.decode().strip()
+
+
+def reload(config: Config, path: Path, *, upgrade: bool) -> dict[str, Any]:
+    """Let the agent of this node become the program and configuration of now; what it says when it is done.
+
+    Raises `UsageError` for a configuration that it refuses, `OperationalError`, `AgentUnreachable`.
+    """
+    place = config.runtime_dir / STATUS_SOCKET
+    connection = http.client.HTTPConnection("localhost", timeout=RELOAD_S)
+    try:
+        connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.sock.settimeout(ASK_TIMEOUT_S)
+        connection.sock.connect(str(place))
+        connection.sock.settimeout(RELOAD_S)
+    except OSError as error:
+        connection.close()
+        raise unasked(place, error) from error
+    try:
+        connection.request("POST", "/reload", json.dumps({"upgrade": upgrade, "config": str(path.resolve())}))
+        response = connection.getresponse()
+        found = json.loads(response.read())
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise OperationalError(
+            f"the agent ended before it said how the reload went ({type(error).__name__} {error}): "
+            "its log says why, and `leaseha status` who holds what"
+        ) from error
+    finally:
+        connection.close()
+    if not found["ok"]:
+        kind = UsageError if found["exit"] == UsageError.exit_code else OperationalError
+        raise kind(found["error"])
+    return dict(found)
 
 
 def unasked(path: Path, error: Exception) -> OperationalError:

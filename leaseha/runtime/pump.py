@@ -43,6 +43,7 @@ class Pump:
         self._queue: deque[Event] = deque()
         self._running = False
         self._broken = False
+        self._frozen = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -54,19 +55,33 @@ class Pump:
         if self._broken:
             return
         self._queue.append(event)
-        if self._running:
+        if self._running or self._resting:
             return
         self._running = True
         try:
-            while self._queue and not self._broken:
+            while self._queue and not self._resting:
                 self._step(self._queue.popleft())
         finally:
             self._running = False
+
+    def freeze(self) -> None:
+        """Step nothing more: the state is handed over as it is. Events wait."""
+        self._frozen = True
+
+    def thaw(self) -> None:
+        """It was not: go on with what has waited."""
+        self._frozen = False
+        if self._queue:
+            self.give(self._queue.popleft())
 
     def give_from_thread(self, event: Event) -> None:
         """The same from another thread."""
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self.give, event)
+
+    @property
+    def _resting(self) -> bool:
+        return self._broken or self._frozen
 
     def _step(self, event: Event) -> None:
         try:

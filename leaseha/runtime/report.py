@@ -33,6 +33,8 @@ class Surroundings:
     vips: dict[str, list[str]] = field(default_factory=dict)
     checks: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     etcd: list[dict[str, Any]] = field(default_factory=list)
+    urgency: dict[str, Any] | None = None
+    """What keeps the agent in time on a busy machine (leaseha.runtime.urgency)."""
 
 
 def document(state: NodeState, now: Instant, around: Surroundings) -> dict[str, Any]:
@@ -57,6 +59,7 @@ def document(state: NodeState, now: Instant, around: Surroundings) -> dict[str, 
             "margin_s": _s(state.spec.margin_ns),
         },
         "fence_layers": list(around.fence_layers),
+        "urgency": around.urgency,
         "etcd": around.etcd,
         "leases": {lease.name: _lease(draft, lease.name, around) for lease in state.spec.leases},
         "nodes": _nodes(draft),

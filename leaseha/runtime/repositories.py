@@ -10,11 +10,14 @@ from typing import Final
 
 import tenacity
 
+from leaseha import __version__
 from leaseha.core.values import Instant
 from leaseha.errors import ResourceError
 from leaseha.lines import Shape
+from leaseha.repository.adopted import Inherited
 from leaseha.repository.control import Answer, Notice, RepositoryError, RepositoryProcess
 from leaseha.runtime.datadir import DataDirectory
+from leaseha.runtime.handover import RepositoryTold
 
 PULSE_S: Final = 2.0
 """How often a serving process is asked for a sign of life."""
@@ -46,6 +49,7 @@ class WarmRepository:
         self._tell_busy = busy
         self._busy = False
         self._serving = False
+        self._version = __version__
         self._closing = False
         self._process = RepositoryProcess(directory.path, self._heard, logs=logs)
         self._starting = asyncio.Lock()
@@ -61,6 +65,41 @@ class WarmRepository:
         if why:
             raise ResourceError(why)
         await self._start()
+
+    def hand_over(self, port: int) -> RepositoryTold | None:
+        """What the next program needs to go on with its process; None if there is none. Raises `RepositoryError`."""
+        if not self._process.running:
+            return None
+        if self._pulse is not None:
+            self._pulse.cancel()
+        found = self._process.hand_over()
+        path, version = str(self._directory.path), self._version
+        return RepositoryTold(
+            self._lease, found.fd, found.pid, found.number, path, port, self._serving, version
+        )
+
+    def go_on(self) -> None:
+        """The program was not replaced."""
+        self._process.go_on()
+        self._keep_feeling()
+
+    async def adopt(self, told: RepositoryTold) -> bool:
+        """Go on with the process of the program before; True if it serves. One that cannot be used is ended.
+
+        A process of another version, or of other settings, serves on, and is replaced when the lease is let go.
+        """
+        with contextlib.suppress(RepositoryError):
+            await self._process.adopt(Inherited(told.pid, told.fd, told.number))
+            if told.path == str(self._directory.path):
+                self._version, self._serving = told.version, told.serving
+                self._keep_feeling()
+                return told.serving
+            await self._process.close()
+        return False
+
+    def _keep_feeling(self) -> None:
+        if self._serving and (self._pulse is None or self._pulse.done() or self._pulse.cancelling()):
+            self._pulse = asyncio.get_running_loop().create_task(self._feel_pulse())
 
     async def readiness(self) -> str:
         """Why it could not serve now, in a sentence; empty if it could. Makes it ready if that can be done."""
@@ -97,8 +136,7 @@ class WarmRepository:
         await self._start()
         self._refused(await self._asked(self._process.serve(vips, port, token, epoch, deadline)))
         self._serving = True
-        if self._pulse is None or self._pulse.done():
-            self._pulse = asyncio.get_running_loop().create_task(self._feel_pulse())
+        self._keep_feeling()
 
     def extend(self, token: int, deadline: Instant) -> None:
         """Move the deadline."""
@@ -112,6 +150,8 @@ class WarmRepository:
             if answer.cut:
                 text = "%d requests were reset: they did not finish within the drain time"
                 _log.warning(text, answer.cut, extra={"leaseha": {"lease": self._lease}})
+            if self._version != __version__:
+                await self._process.close()  # the next start is one of the program that runs now
 
     async def close(self) -> None:
         """End the process."""
@@ -168,6 +208,7 @@ class WarmRepository:
         await retries(self._start_once)
 
     async def _start_once(self) -> None:
+        self._version = __version__
         self._refused(await self._asked(self._process.start()))
 
     def _heard(self, notice: Notice) -> None:

@@ -98,6 +98,17 @@ class Service:
         self._repeating: asyncio.Task[None] | None = None
         self._renewing: asyncio.Task[None] | None = None
 
+    def adopt(self, vips: Sequence[IPAddress], token: int, deadline: Instant) -> None:
+        """These VIPs are up, from before this process was replaced in place."""
+        self._token, self.deadline, self.bound = token, deadline, True
+        self.parts.binder.adopt(self.parts.lease, vips)
+
+    async def settle(self, timeout_s: float) -> bool:
+        """Until the kernel was told the newest deadline, or could not be; False: not within the time."""
+        if self._renewing is not None:
+            await asyncio.wait({self._renewing}, timeout=timeout_s)
+        return self._renewing is None or self._renewing.done()
+
     async def act(self, effect: LaneEffect) -> None:
         """Carry out one effect. Raises `OperationalError` if it is not, or not provably, done."""
         match effect:

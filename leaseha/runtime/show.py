@@ -23,7 +23,20 @@ def _source(found: dict[str, Any]) -> str:
         return "as written in etcd: no agent runs here, so silence of others cannot be judged"
     left = found["session"]["deadline_left_s"]
     proven = f"proven for {left:.1f} s" if left is not None and left > 0 else "not proven"
-    return f"as node {found['node']} sees it (session {proven}; fence: {', '.join(found['fence_layers'])})"
+    layers = ", ".join(found["fence_layers"])
+    return f"as node {found['node']} sees it (session {proven}; fence: {layers}){_urgency(found['urgency'])}"
+
+
+def _urgency(urgency: dict[str, Any] | None) -> str:
+    if urgency is None:
+        return ""
+    worst, note = urgency["worst"], f" ({urgency['note']})" if urgency["note"] else ""
+    memory = "locked" if urgency["memory_locked"] else "not locked"
+    return (
+        f"\npriority {urgency['priority']}, memory {memory}{note}; of late a renewal used up to "
+        f"{worst['renewal_used']:.0%} of its time: timers {worst['timer_late_ms']:g} ms late, etcd "
+        f"{worst['etcd_answer_ms']:g} ms, pauses {worst['gc_pause_ms']:g} ms"
+    )
 
 
 def _lease(name: str, lease: dict[str, Any]) -> list[str]:

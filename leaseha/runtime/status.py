@@ -1,24 +1,29 @@
-"""The read-only status endpoint: HTTP over a unix socket, and over loopback TCP where that is configured.
+"""The status endpoint: HTTP over a unix socket, and over loopback TCP where that is configured.
 
 `/status` JSON, `/livez` (the pump advanced), `/readyz` (the session is proven), `/holder/LEASE` (a name, or 404).
-Nothing here can change anything, and no answer waits for etcd.
+None of these can change anything, and no answer waits for etcd. `POST /reload`, on the unix socket and for root or the
+agent's own account alone, is answered when it is done, by the program that has replaced this one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import h11
 
 from leaseha.errors import OperationalError
+from leaseha.runtime.reply import Reply, kept, refusal
 
+BODY_MAX: Final = 16 * 1024
 STATUS_SOCKET: Final = "status.sock"
 """Its name in the runtime directory."""
 HEAD_TIMEOUT_S: Final = 5.0
@@ -36,11 +41,19 @@ class Answers:
     """The holder of a lease; empty: none; None: there is no such lease."""
 
 
+class Reload(Protocol):
+    """Begins a reload, and returns."""
+
+    def __call__(self, reply: Reply, *, upgrade: bool, config: str) -> None:
+        """`reply` is told how it went; `config` is the file that whoever asks means."""
+
+
 class StatusServer:
     """Serves `answers` until closed."""
 
-    def __init__(self, answers: Answers) -> None:
+    def __init__(self, answers: Answers, reload: Reload | None = None) -> None:
         self._answers = answers
+        self._reload = reload
         self._servers: list[asyncio.Server] = []
         self._open = 0
 
@@ -80,17 +93,29 @@ class StatusServer:
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = h11.Connection(h11.SERVER, max_incomplete_event_size=16 * 1024)
         request: h11.Request | None = None
+        body = b""
         while True:
             event = connection.next_event()
             if event is h11.NEED_DATA:
                 connection.receive_data(await reader.read(4096))
             elif isinstance(event, h11.Request):
                 request = event
-            elif isinstance(event, h11.EndOfMessage) or not isinstance(event, h11.Data):
+            elif isinstance(event, h11.Data):
+                body += event.data
+                if len(body) > BODY_MAX:
+                    return
+            else:
                 break
         if request is None:
             return
-        status, kind, body = self._answer(request.method, request.target.decode("ascii", "replace"))
+        target = request.target.decode("ascii", "replace")
+        if request.method == b"POST" and target == "/reload":
+            found = self._reload_asked(writer.get_extra_info("socket"), body)
+            if found is None:
+                return
+        else:
+            found = self._answer(request.method, target)
+        status, kind, body = found
         headers = [("Content-Type", kind), ("Content-Length", str(len(body))), ("Connection", "close")]
         parts = [h11.Response(status_code=status, headers=headers), h11.EndOfMessage()]
         if request.method != b"HEAD":
@@ -98,6 +123,22 @@ class StatusServer:
         for part in parts:
             writer.write(connection.send(part) or b"")
         await writer.drain()
+
+    def _reload_asked(self, connection: socket.socket, body: bytes) -> tuple[int, str, bytes] | None:
+        """None: it is answered later, on this connection."""
+        if self._reload is None or connection.family != socket.AF_UNIX:
+            return _text(HTTPStatus.METHOD_NOT_ALLOWED, "this endpoint is read-only")
+        peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        _, uid, _ = struct.unpack("3i", peer)
+        if uid not in (0, os.geteuid()):
+            return refusal("only root, and the account that the agent runs as, may reload it", 1)
+        try:
+            asked = json.loads(body)
+            upgrade, config = bool(asked["upgrade"]), str(asked["config"])
+        except (ValueError, KeyError, TypeError):
+            return _text(HTTPStatus.BAD_REQUEST, 'a reload is asked for by {"upgrade": BOOL, "config": PATH}')
+        self._reload(kept(connection), upgrade=upgrade, config=config)
+        return None
 
     def _answer(self, method: bytes, target: str) -> tuple[int, str, bytes]:
         path = target.partition("?")[0]

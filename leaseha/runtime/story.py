@@ -71,6 +71,11 @@ class Story:
         """Something that an operator should know."""
         self._moves.warned(effect)
 
+    def told_all(self) -> bool:
+        """Nothing waits to be written to disk; a collector that does not listen is not waited for."""
+        counts = (self._history.counts, self._logs.counts)
+        return all(one.offered == one.delivered + one.lost for one in counts)
+
     def close(self) -> None:
         """Deliver what waits, bounded: a dead collector delays no stop."""
         self._moves.finish()

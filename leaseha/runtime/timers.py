@@ -16,8 +16,12 @@ LONGEST_S: Final = 0.5
 class Alarm:
     """Rings once for the moment that was set last. `ring` gets the instant read when it rang."""
 
-    def __init__(self, ring: Callable[[Instant], None]) -> None:
+    def __init__(
+        self, ring: Callable[[Instant], None], rang: Callable[[Instant, Instant], None] = lambda *_: None
+    ) -> None:
+        """`rang` learns when it should have rung, and when it did."""
         self._ring = ring
+        self._rang = rang
         self._at: Instant | None = None
         self._handle: asyncio.TimerHandle | None = None
 
@@ -44,6 +48,7 @@ class Alarm:
     def _look(self) -> None:
         now = clock.now()
         if self._at is not None and self._at.deadline_passed(now):
+            self._rang(self._at, now)
             self._at = None
             self._ring(now)
         else:

@@ -52,7 +52,9 @@ async def main() -> None:
         lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
     )
     while line := await reader.readline():
-        print(json.dumps(body.obey(json.loads(line))), flush=True)
+        answer = body.obey(json.loads(line))
+        await asyncio.sleep(0)  # whatever an agent would await next
+        print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from leaseha import scheduling
 from leaseha.adapters import clock
 from leaseha.adapters.etcd import EtcdClient
 from leaseha.adapters.rtnl import Address, AddressSocket
@@ -35,6 +36,7 @@ class Body:
     """A guarded process, and the other end of its standard input and output."""
 
     def __init__(self, folder: Path) -> None:
+        self.told: dict[str, Any] = {}
         self.log = folder / "guarded.log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
@@ -73,10 +75,12 @@ def body(tmp_path: Path, members: Members) -> Iterator[Body]:
         "etcd": {"endpoints": members.endpoints},
         "vips": {VIP: LO},
         "tag": cluster_tag(CLUSTER),
+        "urgent": True,
         "grace_ns": 250_000_000,
         "release_ns": 5 * NS_PER_S,
         "log": {"node": "node1", "cluster": CLUSTER, "form": "human"},
     }
+    one.told = told
     one.say(configure=told)
     yield one
     guard = one.say(disarm="")["guard"] if one.process.poll() is None else 0
@@ -261,6 +265,20 @@ async def test_a_guard_that_died_or_hangs_is_replaced_by_one_that_knows_everythi
 
 
 @pytest.mark.netns
+async def test_it_is_as_urgent_as_its_agent_may_be_and_ordinary_where_that_is_not_wanted(body):
+    if why := scheduling.why_not_realtime():
+        pytest.skip(f"{why}: run as root")
+    pid = body.say(disarm="")["guard"]
+
+    until("the guard is real-time, all of it", lambda: set(map(scheduling.is_realtime, tasks(pid))) == {True})
+    body.say(configure=body.told | {"urgent": False})
+    until("the guard is ordinary", lambda: set(map(scheduling.is_realtime, tasks(pid))) == {False})
+
+
+def tasks(pid: int) -> list[int]:
+    return [int(one.name) for one in Path(f"/proc/{pid}/task").iterdir()]
+
+
 async def test_another_agent_of_this_node_begins_when_the_guard_has_ended(body, binder, etcd, tmp_path):
     session, guard = await up(body, binder, etcd)
     os.kill(guard, signal.SIGSTOP)
@@ -284,11 +302,11 @@ async def test_it_is_small_and_stands_on_the_standard_library_alone(body):
         line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS")
     )
 
-    assert int(rss.split()[1]) < 15 * 1024
+    assert int(rss.split()[1]) < 15 * 1024  # with its memory locked, too, where that is permitted
     program = "import sys; sys.path.insert(0, sys.argv[1]); import leaseha.runtime.guard; print(*sys.modules)"
     command = [sys.executable, "-I", "-S", "-E", "-c", program, str(Path(__file__).parents[2])]
     loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     ours = {name for name in loaded if name.partition(".")[0] == "leaseha"}
-    parts = {f"leaseha.runtime.guard{part}" for part in ("", "_etcd", "_kernel")}
+    parts = {f"leaseha.runtime.guard{part}" for part in ("", "_etcd", "_kernel")} | {"leaseha.scheduling"}
     assert ours == {"leaseha", "leaseha.runtime", *parts}
     assert {name.partition(".")[0] for name in loaded} <= {"leaseha", "__main__", *sys.stdlib_module_names}

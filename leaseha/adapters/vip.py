@@ -18,7 +18,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Final, TypeVar
 
 from leaseha import scheduling
 from leaseha.adapters import clock
@@ -41,7 +42,7 @@ from leaseha.adapters.vip_kernel import (
     label_for,
     lifetime_s,
 )
-from leaseha.core.values import Instant
+from leaseha.core.values import NS_PER_MS, NS_PER_S, Instant
 from leaseha.errors import VipError
 
 __all__ = [
@@ -62,6 +63,30 @@ __all__ = [
 ]
 
 _T = TypeVar("_T")
+HANDED_MS: Final = 20
+"""A lifetime may begin so much later than it was asked for, and be a second shorter for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Lifetime:
+    """One that the kernel was given: whole seconds, for a deadline that may be much nearer."""
+
+    since: Instant
+    valid_s: int
+    deadline: Instant
+
+    def will_do(self, wanted: _Lifetime) -> bool:
+        """True while less than half of it is used up and it reaches as far as is wanted: with a finer fence in
+        force and a ttl below a second most renewals need no word with the kernel.
+        """
+        age_ns = -self.since.left_ns(wanted.since)
+        left_ns = self.valid_s * NS_PER_S - age_ns
+        later = wanted.deadline.left_ns(self.deadline) >= 0
+        return (
+            later
+            and 2 * age_ns < self.valid_s * NS_PER_S
+            and wanted.deadline.left_ns(wanted.since) <= left_ns
+        )
 
 
 class VipBinder:
@@ -90,6 +115,8 @@ class VipBinder:
         self._warn = warn
         self._timeout_s = timeout_s
         self._bound: dict[str, tuple[IPAddress, ...]] = {}
+        self._slack_ms = slack_ms
+        self._lasting: dict[str, _Lifetime] = {}
         self._renewals: dict[str, Instant] = {}
         self._flushing: asyncio.Task[dict[str, VipError]] | None = None
         self._flush_next: asyncio.Task[dict[str, VipError]] | None = None
@@ -112,11 +139,13 @@ class VipBinder:
         VIP could not be bound (the others are then taken off again, as far as that can be done).
         """
         self._bound[lease] = tuple(vips)
+        lifetime = self._lifetime(deadline)
         try:
             await self._turns.ask(self._kernel.bind, lease, Wanted(tuple(vips), deadline))
         except VipError:
             self._bound.pop(lease, None)
             raise
+        self._lasting[lease] = lifetime
 
     async def renew(self, lease: str, deadline: Instant) -> None:
         """Let the VIPs of a bound lease live until `deadline`, which may be earlier than the last one.
@@ -126,12 +155,23 @@ class VipBinder:
         (any more) is left alone; and so is one with too little left for a lifetime, which the lifetime that it
         has ends in time. Raises `DeadlinePassed` (the VIPs are removed) or `VipError`.
         """
+        lasting, lifetime = self._lasting.get(lease), self._lifetime(deadline)
+        if lasting is not None and lasting.will_do(lifetime):
+            return
         self._renewals[lease] = deadline
         if self._flush_next is None:
             self._flush_next = asyncio.create_task(self._renew_all(self._flushing))
         errors = await asyncio.shield(self._flush_next)
         if lease in errors:
+            self._lasting.pop(lease, None)
             raise errors[lease]
+        self._lasting[lease] = lifetime
+
+    def _lifetime(self, deadline: Instant) -> _Lifetime:
+        now = clock.now()
+        return _Lifetime(
+            now, lifetime_s(deadline.left_ns(now) // NS_PER_MS - HANDED_MS, self._slack_ms), deadline
+        )
 
     async def unbind(self, lease: str, vips: Sequence[IPAddress]) -> None:
         """Take the VIPs off; when this returns they were read back and are on no interface any more.
@@ -139,6 +179,7 @@ class VipBinder:
         Raises `VipError` when that is not proven: one of them may still be answered for.
         """
         self._bound.pop(lease, None)
+        self._lasting.pop(lease, None)
         self._renewals.pop(lease, None)
         await self._turns.ask(self._kernel.unbind, lease, tuple(vips))
 

@@ -194,7 +194,7 @@ class Agent:
                 guard=self._guard,
                 services=self._services,
                 repositories=self._repositories,
-                told_all=self._observer.told_all,
+                told_all=lambda: self._executor.told_all() and self._observer.told_all(),
             )
         )
 

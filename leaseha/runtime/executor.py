@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Final, Protocol
 
@@ -19,6 +20,8 @@ from leaseha.runtime.timers import Alarm
 
 READ_TIMEOUT_S: Final = 3.0
 GRANT_TIMEOUT_S: Final = 2.0
+TELL_S: Final = 0.003
+"""How long after the fact the log, the traces and the history on disk are told of it."""
 _log = logging.getLogger("leaseha.agent")
 Keys = tuple[Head, tuple[KeyValue, ...]]
 
@@ -92,6 +95,7 @@ class Executor:
         self._began: dict[tuple[str, int], Instant] = {}
         self._lanes = {name: Lane(self._act(service), self._ended) for name, service in services.items()}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._untold: deque[Callable[[], None]] = deque()
 
     def execute(self, effect: Effect) -> None:
         """Begin to carry out one effect; returns at once."""
@@ -128,6 +132,7 @@ class Executor:
     async def settle(self, timeout_s: float) -> None:
         """Wait for what is under way, bounded; for an orderly end."""
         self._alarm.stop()
+        self._tell_all()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=timeout_s)
 
@@ -143,11 +148,23 @@ class Executor:
         self._tell(lambda: self._observer.transitioned(effect))
 
     def _tell(self, observing: Callable[[], None]) -> None:
+        """A moment later, in order: what is to be done comes first, and a line of the log takes as long as a step."""
+        self._untold.append(observing)
+        if len(self._untold) == 1:
+            asyncio.get_running_loop().call_later(TELL_S, self._tell_all)
+
+    def told_all(self) -> bool:
+        """Nothing is left to tell."""
+        return not self._untold
+
+    def _tell_all(self) -> None:
         """Whoever watches may fail, and changes nothing by that (G7)."""
-        try:
-            observing()
-        except Exception as error:  # noqa: BLE001 - telemetry must not break the step that it tells of
-            _log.error("log or trace incomplete: %s", fault(error))
+        while self._untold:
+            observing = self._untold.popleft()
+            try:
+                observing()
+            except Exception as error:  # noqa: BLE001 - telemetry must not break the step that it tells of
+                _log.error("log or trace incomplete: %s", fault(error))
 
     def _act(self, service: Service) -> Callable[[LaneEffect], Awaitable[None]]:
         async def act(effect: LaneEffect) -> None:

@@ -168,9 +168,13 @@ class Service:
     async def _bind(self, effect: BindVip) -> None:
         until = self._until(effect.deadline)
         self.parts.guard.arm(self.parts.lease, self._token, until)
-        # First the fence: so the first packet that reaches the address is answered.
-        await self.parts.fencing.arm(self.parts.vips, until)
-        await self.parts.binder.bind(self.parts.lease, self.parts.vips, until)
+        # Side by side: an address behind a closed fence answers nobody, and what fails is taken down whole.
+        try:
+            async with asyncio.TaskGroup() as both:
+                both.create_task(self.parts.fencing.arm(self.parts.vips, until))
+                both.create_task(self.parts.binder.bind(self.parts.lease, self.parts.vips, until))
+        except* OperationalError as errors:
+            raise OperationalError(str(errors.exceptions[0])) from errors
         self.bound = True
         if self.deadline is not None:  # moved on while the kernel was asked
             self.parts.guard.arm(self.parts.lease, self._token, self.deadline)

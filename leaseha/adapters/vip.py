@@ -126,12 +126,16 @@ class VipBinder:
         (any more) is left alone; and so is one with too little left for a lifetime, which the lifetime that it
         has ends in time. Raises `DeadlinePassed` (the VIPs are removed) or `VipError`.
         """
-        self._renewals[lease] = deadline
+        if error := (await self.renew_all({lease: deadline})).get(lease):
+            raise error
+
+    async def renew_all(self, due: Mapping[str, Instant]) -> dict[str, VipError]:
+        """The same for many, each until its own deadline: what `renew` would raise, by lease."""
+        self._renewals.update(due)
         if self._flush_next is None:
             self._flush_next = asyncio.create_task(self._renew_all(self._flushing))
         errors = await asyncio.shield(self._flush_next)
-        if lease in errors:
-            raise errors[lease]
+        return {lease: errors[lease] for lease in due if lease in errors} if errors else {}
 
     async def unbind(self, lease: str, vips: Sequence[IPAddress]) -> None:
         """Take the VIPs off; when this returns they were read back and are on no interface any more.

@@ -49,6 +49,7 @@ class Plan:
     leases: tuple[int, ...]
     ttl: str
     renew_every: str
+    realtime: str
     runs: int
     idle_s: float
     seed: int
@@ -209,7 +210,7 @@ def death(lab: Lab, plan: Plan, count: int, victim: str, chance: random.Random) 
 
 def measure(plan: Plan, count: int, chance: random.Random) -> Result:
     """One number of leases. Raises `LabError`."""
-    settings = {"session": plan.session, "lease": leases_of(count)}
+    settings = {"node": {"realtime": plan.realtime}, "session": plan.session, "lease": leases_of(count)}
     folder = plan.keep and plan.keep / f"leases-{count}"
     with Lab(settings=settings, directory=folder) as lab:
         lab.client.space.route("route", "add", dst=NETWORK, oif=lab.client.index())
@@ -246,6 +247,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--ttl", default="2s")
     made.add_argument("--renew-every", default="", help="empty: the default, ttl/5")
     made.add_argument("--runs", type=int, default=5, help="node deaths for each number (default 5)")
+    made.add_argument("--realtime", default="auto", help="`node.realtime` of the agents: auto or off")
     made.add_argument("--idle", type=float, default=20.0, help="seconds at rest (default 20)")
     made.add_argument("--seed", type=int, default=1)
     made.add_argument("--lock", type=Path, help="a file to flock while something is measured")
@@ -263,6 +265,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         counts,
         told_to.ttl,
         told_to.renew_every,
+        told_to.realtime,
         told_to.runs,
         told_to.idle,
         told_to.seed,

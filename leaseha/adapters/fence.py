@@ -143,12 +143,17 @@ class Fence:
         longer than they were).
         """
         asked = tuple(vips)
-        self._due.update(dict.fromkeys(asked, deadline))
+        errors = await self.arm_all(dict.fromkeys(asked, deadline))
+        if failed := next((errors[ip] for ip in asked if ip in errors), None):
+            raise failed
+
+    async def arm_all(self, due: Mapping[IPAddress, Instant]) -> dict[IPAddress, FenceError]:
+        """The same for many, each until its own deadline: what `arm` would raise, by VIP."""
+        self._due.update(due)
         if self._flush_next is None:
             self._flush_next = asyncio.create_task(self._flush(self._flushing))
         errors = await asyncio.shield(self._flush_next)
-        if failed := next((errors[ip] for ip in asked if ip in errors), None):
-            raise failed
+        return {ip: errors[ip] for ip in due if ip in errors} if errors else {}
 
     async def close(self, vips: Iterable[IPAddress]) -> None:
         """Close the VIPs at once, open or not. Raises `FenceError` when that is not proven."""

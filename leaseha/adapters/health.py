@@ -135,10 +135,14 @@ class _Running:
     detail: str = "not known yet, counts as healthy"
     nudge: asyncio.Event = field(default_factory=asyncio.Event)
     troubled: bool = False
+    leases: list[str] = field(default_factory=list)
+    """Which have just this check."""
 
 
 class Checks:
     """Runs the checks of all leases of a node, each in a task of its own, from `start()` to `stop()`.
+
+    A check that several leases have alike, name included, is one: its target is asked once for all of them.
 
     `on_change(lease, check, healthy, detail)` is called in the event loop when a verdict changes, the first one
     included; `warn(text)` when a check cannot be asked on this machine. A check never overlaps itself.
@@ -156,22 +160,24 @@ class Checks:
         self._on_change = on_change
         self._warn = warn
         self._tasks: list[asyncio.Task[None]] = []
+        self._shared: dict[CheckSpec, _Running] = {}
         self._running: dict[str, dict[str, _Running]] = {
-            lease: {
-                spec.name: _Running(spec, probe_for(spec, self._resolver), RiseFall(spec.rise, spec.fall))
-                for spec in specs
-            }
-            for lease, specs in checks.items()
+            lease: {spec.name: self._made(lease, spec) for spec in specs} for lease, specs in checks.items()
         }
+
+    def _made(self, lease: str, spec: CheckSpec) -> _Running:
+        if spec not in self._shared:
+            counter = RiseFall(spec.rise, spec.fall)
+            self._shared[spec] = _Running(spec, probe_for(spec, self._resolver), counter)
+        self._shared[spec].leases.append(lease)
+        return self._shared[spec]
 
     def start(self) -> None:
         """Begin to ask. First questions are spread over a period, so that scripts do not start all at once."""
-        every = [(lease, check) for lease, checks in self._running.items() for check in checks.values()]
-        for number, (lease, check) in enumerate(every):
-            delay_s = check.spec.every_s * number / len(every)
-            self._tasks.append(
-                asyncio.create_task(self._run(lease, check, delay_s), name=f"check {check.spec.name}")
-            )
+        for number, check in enumerate(self._shared.values()):
+            delay_s = check.spec.every_s * number / len(self._shared)
+            work = self._run(check, delay_s)
+            self._tasks.append(asyncio.create_task(work, name=f"check {check.spec.name}"))
 
     async def stop(self) -> None:
         """End everything, running scripts included."""
@@ -183,10 +189,9 @@ class Checks:
 
     def nudge(self, interface: str) -> None:
         """The kernel told of a change of this interface: ask about its carrier now."""
-        for checks in self._running.values():
-            for check in checks.values():
-                if check.spec.kind is Kind.CARRIER and interface in check.spec.target:
-                    check.nudge.set()
+        for check in self._shared.values():
+            if check.spec.kind is Kind.CARRIER and interface in check.spec.target:
+                check.nudge.set()
 
     def report(self, lease: str) -> tuple[CheckReport, ...]:
         """Where each check of the lease stands."""
@@ -200,16 +205,16 @@ class Checks:
         specs = [check.spec for check in self._running.get(lease, {}).values()]
         return standing(specs, {report.name: report for report in self.report(lease)})
 
-    async def _run(self, lease: str, check: _Running, delay_s: float) -> None:
+    async def _run(self, check: _Running, delay_s: float) -> None:
         await asyncio.sleep(delay_s)
         while True:
             # The period counts from question to question, not from an answer.
             period = asyncio.create_task(asyncio.sleep(check.spec.every_s))
             try:
-                self._take(lease, check, await self._ask(check))
+                self._take(check, await self._ask(check))
                 while not period.done():
                     if await _nudged(check.nudge, period):
-                        self._take_early(lease, check, await self._ask(check))
+                        self._take_early(check, await self._ask(check))
             finally:
                 period.cancel()
 
@@ -224,21 +229,23 @@ class Checks:
                 healthy=False, detail=f"no answer from {' '.join(spec.target)} within {timeout_s:g} s"
             )
 
-    def _take_early(self, lease: str, check: _Running, answer: Answer) -> None:
+    def _take_early(self, check: _Running, answer: Answer) -> None:
         """The kernel tells several times of one change: only news count before their time."""
         if answer.healthy != check.counter.last:
-            self._take(lease, check, answer)
+            self._take(check, answer)
 
-    def _take(self, lease: str, check: _Running, answer: Answer) -> None:
+    def _take(self, check: _Running, answer: Answer) -> None:
         check.detail = answer.detail
         if answer.healthy is None:
             if not check.troubled:
-                self._warn(f"check {check.spec.name} of {lease}: {answer.detail}")
+                others = f" and {len(check.leases) - 1} more" if len(check.leases) > 1 else ""
+                self._warn(f"check {check.spec.name} of {check.leases[0]}{others}: {answer.detail}")
             check.troubled = True
             return
         check.troubled = False
         if check.counter.count(good=answer.healthy):
-            self._on_change(lease, check.spec.name, answer.healthy, answer.detail)
+            for lease in check.leases:
+                self._on_change(lease, check.spec.name, answer.healthy, answer.detail)
 
 
 async def _nudged(nudge: asyncio.Event, period: asyncio.Task[None]) -> bool:

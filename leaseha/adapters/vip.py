@@ -155,23 +155,36 @@ class VipBinder:
         (any more) is left alone; and so is one with too little left for a lifetime, which the lifetime that it
         has ends in time. Raises `DeadlinePassed` (the VIPs are removed) or `VipError`.
         """
-        lasting, lifetime = self._lasting.get(lease), self._lifetime(deadline)
-        if lasting is not None and lasting.will_do(lifetime):
-            return
-        self._renewals[lease] = deadline
+        if error := (await self.renew_all({lease: deadline})).get(lease):
+            raise error
+
+    async def renew_all(self, due: Mapping[str, Instant]) -> dict[str, VipError]:
+        """The same for many, each until its own deadline: what `renew` would raise, by lease."""
+        wanted = {lease: self._lifetime(deadline) for lease, deadline in due.items()}
+        asked = {
+            lease: due[lease] for lease, lifetime in wanted.items() if not self._will_do(lease, lifetime)
+        }
+        if not asked:
+            return {}
+        self._renewals.update(asked)
         if self._flush_next is None:
             self._flush_next = asyncio.create_task(self._renew_all(self._flushing))
         errors = await asyncio.shield(self._flush_next)
-        if lease in errors:
-            self._lasting.pop(lease, None)
-            raise errors[lease]
-        self._lasting[lease] = lifetime
+        for lease in asked:
+            if lease in errors:
+                self._lasting.pop(lease, None)
+            elif lease in self._bound:
+                self._lasting[lease] = wanted[lease]
+        return {lease: errors[lease] for lease in asked if lease in errors} if errors else {}
 
     def _lifetime(self, deadline: Instant) -> _Lifetime:
         now = clock.now()
-        return _Lifetime(
-            now, lifetime_s(deadline.left_ns(now) // NS_PER_MS - HANDED_MS, self._slack_ms), deadline
-        )
+        left_ms = deadline.left_ns(now) // NS_PER_MS - HANDED_MS
+        return _Lifetime(now, lifetime_s(left_ms, self._slack_ms), deadline)
+
+    def _will_do(self, lease: str, wanted: _Lifetime) -> bool:
+        lasting = self._lasting.get(lease)
+        return lasting is not None and lasting.will_do(wanted)
 
     async def unbind(self, lease: str, vips: Sequence[IPAddress]) -> None:
         """Take the VIPs off; when this returns they were read back and are on no interface any more.

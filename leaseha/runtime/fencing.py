@@ -17,6 +17,7 @@ from leaseha.adapters.vip import SLACK_FINER_FENCE_MS, SLACK_MS
 from leaseha.config.durations import format_duration
 from leaseha.core.values import NS_PER_MS, NS_PER_S, Instant
 from leaseha.errors import FenceError
+from leaseha.runtime.renewing import Renewals
 
 if TYPE_CHECKING:
     from leaseha.adapters.rtnl import IPAddress
@@ -78,6 +79,8 @@ class Fencing:
         self._task: asyncio.Task[None] | None = None
         self._trouble = ""
         """Why the last arming failed."""
+        self.renewals = Renewals(self)
+        """Of fence and address lifetimes, for all leases of the node."""
 
     @property
     def stands(self) -> bool:
@@ -123,6 +126,15 @@ class Fencing:
             self._trouble = str(error)
             raise
         self._trouble = ""
+
+    async def arm_all(self, due: Mapping[IPAddress, Instant]) -> Mapping[IPAddress, FenceError]:
+        """Many, each until its own deadline: what failed, by VIP."""
+        if self._fence is None:
+            return {}
+        errors = await self._fence.arm_all(due)
+        failed = next((error for error in errors.values() if not isinstance(error, FenceDeadline)), None)
+        self._trouble = str(failed) if failed is not None else "" if not errors else self._trouble
+        return errors
 
     async def close(self, vips: Iterable[IPAddress]) -> None:
         """Close now. Raises `FenceError` when that is not proven."""

@@ -144,7 +144,8 @@ class Guarding:
         self._flush()
         if self._channel is None or self._process is None:
             return None
-        return GuardTold(self._channel.fileno(), self._process.pid, self._mark, self._release)
+        fd, pid = self._channel.fileno(), self._process.pid
+        return GuardTold(fd, pid, self._mark, self._release, self.urgency)
 
     @classmethod
     def resumed(cls, cluster: str, told: Told) -> Guarding:
@@ -156,6 +157,7 @@ class Guarding:
             return guarding
         os.environ[MARK] = guarding._mark = told.guard.mark
         guarding._session, guarding._release = told.core.session, told.guard.release
+        guarding.urgency = dict(told.guard.urgency)
         channel = socket.socket(fileno=told.guard.fd)
         channel.setblocking(False)
         guarding._channel, guarding._process = channel, Inherited(told.guard.pid)

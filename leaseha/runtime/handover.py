@@ -39,6 +39,7 @@ class GuardTold:
     mark: str
     release: str | None
     """Why it could free nothing in etcd; empty if it could, None while that is not known."""
+    urgency: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +166,8 @@ def replace_program(told: Told, config: Path) -> NoReturn:
         keep = (memory, *told.fds())
         _close_all_but(keep)
         environment[VARIABLE] = str(memory)
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
+        # A real-time program may compute for so long only; the next one takes that up when it is loaded (urgency).
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (*HELD_BACK, signal.SIGXCPU))
         try:
             os.execve(command[0], command, environment)  # noqa: S606 - our own program
         finally:

@@ -55,6 +55,9 @@ class Pump:
         if self._broken:
             return
         self._queue.append(event)
+        self._run()
+
+    def _run(self) -> None:
         if self._running or self._resting:
             return
         self._running = True
@@ -71,8 +74,7 @@ class Pump:
     def thaw(self) -> None:
         """It was not: go on with what has waited."""
         self._frozen = False
-        if self._queue:
-            self.give(self._queue.popleft())
+        self._run()
 
     def give_from_thread(self, event: Event) -> None:
         """The same from another thread."""

@@ -78,6 +78,31 @@ class Tried:
     took_ns: int
 
 
+def check(tried: Tried, config: Config, *, upgrade: bool, held: bool) -> None:
+    """Whether the program that runs under `config` can become this one. Raises `UsageError`, `OperationalError`."""
+    changed = [
+        f"{key} = {tried.constants.get(key, '')}: this agent runs with {value}, and cannot change that while it lives: "
+        "restart it (systemctl restart leaseha)"
+        for key, value in trial.constants(config).items()
+        if tried.constants.get(key) != value
+    ]
+    if changed:
+        raise UsageError("\n".join(changed))
+    if tried.version != __version__ and not upgrade:
+        raise OperationalError(
+            f"leaseha {tried.version} is installed, {__version__} runs: `leaseha reload --exec` upgrades"
+        )
+    most_ms = int(config.session.ttl_max_ns * LOAD_PART) // NS_PER_MS
+    took_ms = tried.took_ns // NS_PER_MS
+    if took_ms > most_ms and held:
+        raise OperationalError(
+            f"the program took {took_ms} ms to load, and session.ttl_max leaves it {most_ms} ms: try again when the "
+            "machine is less busy"
+        )
+    if tried.etcd and held:
+        raise OperationalError(f"etcd does not answer under the new configuration: {tried.etcd}")
+
+
 class Reload:
     """One at a time; `run` returns only when the program was not replaced."""
 
@@ -92,7 +117,7 @@ class Reload:
         retired: Sequence[str] = ()
         try:
             tried = await _tried(self._process.path)
-            self._check(tried, upgrade=upgrade)
+            check(tried, self._config, upgrade=upgrade, held=bool(self._held()))
             retired = self._without_place(tried)
             await self._let_go(retired)
             await self._make_time()
@@ -107,28 +132,6 @@ class Reload:
             self.running = False
 
     # --- before anything is changed -----------------------------------------------------------------------
-
-    def _check(self, tried: Tried, *, upgrade: bool) -> None:
-        changed = [
-            f"{key} = {tried.constants.get(key, '')}: this agent runs with {value}, and cannot change that while it "
-            f"lives: restart it (systemctl restart leaseha)"
-            for key, value in trial.constants(self._config).items()
-            if tried.constants.get(key) != value
-        ]
-        if changed:
-            raise UsageError("\n".join(changed))
-        if tried.version != __version__ and not upgrade:
-            raise OperationalError(
-                f"leaseha {tried.version} is installed, {__version__} runs: `leaseha reload --exec` upgrades"
-            )
-        most_ns = int(self._config.session.ttl_max_ns * LOAD_PART)
-        if tried.took_ns > most_ns and self._held():
-            raise OperationalError(
-                f"the program took {tried.took_ns // NS_PER_MS} ms to load, and session.ttl_max leaves it "
-                f"{most_ns // NS_PER_MS} ms: try again when the machine is less busy"
-            )
-        if tried.etcd and self._held():
-            raise OperationalError(f"etcd does not answer under the new configuration: {tried.etcd}")
 
     def _state(self) -> NodeState:
         return self._process.pump.state

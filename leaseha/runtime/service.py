@@ -23,6 +23,7 @@ from leaseha.core.values import NS_PER_S, Instant
 from leaseha.errors import FenceError, OperationalError
 from leaseha.runtime import probe
 from leaseha.runtime.lane import LaneEffect
+from leaseha.runtime.renewing import Renewal
 
 if TYPE_CHECKING:
     from leaseha.adapters.announce import Announcer
@@ -96,7 +97,13 @@ class Service:
         self._broken = broken
         self._asking: asyncio.Task[None] | None = None
         self._repeating: asyncio.Task[None] | None = None
-        self._renewing: asyncio.Task[None] | None = None
+        self._renewal = Renewal(
+            parts.lease,
+            parts.vips,
+            parts.binder,
+            lambda: self.deadline if self.bound else None,
+            self._not_renewed,
+        )
 
     def adopt(self, vips: Sequence[IPAddress], token: int, deadline: Instant) -> None:
         """These VIPs are up, from before this process was replaced in place."""
@@ -105,9 +112,7 @@ class Service:
 
     async def settle(self, timeout_s: float) -> bool:
         """Until the kernel was told the newest deadline, or could not be; False: not within the time."""
-        if self._renewing is not None:
-            await asyncio.wait({self._renewing}, timeout=timeout_s)
-        return self._renewing is None or self._renewing.done()
+        return await self.parts.fencing.renewals.settle(timeout_s)
 
     async def act(self, effect: LaneEffect) -> None:
         """Carry out one effect. Raises `OperationalError` if it is not, or not provably, done."""
@@ -137,8 +142,8 @@ class Service:
             self.parts.guard.arm(self.parts.lease, effect.token, effect.deadline)
         if self.parts.repository is not None:
             self.parts.repository.extend(effect.token, effect.deadline)
-        if self.bound and (self._renewing is None or self._renewing.done()):
-            self._renewing = asyncio.get_running_loop().create_task(self._renew())
+        if self.bound:
+            self.parts.fencing.renewals.soon(self._renewal)
 
     async def take_down(self) -> None:
         """At the end of the process, whatever may be up: gate and addresses off. Raises as `act` does."""
@@ -179,21 +184,12 @@ class Service:
         if self.deadline is not None:  # moved on while the kernel was asked
             self.parts.guard.arm(self.parts.lease, self._token, self.deadline)
 
-    async def _renew(self) -> None:
-        while self.bound and (told := self.deadline) is not None:
-            try:
-                await self.parts.fencing.arm(self.parts.vips, told)
-                await self.parts.binder.renew(self.parts.lease, told)
-            except FenceDeadline as error:
-                self._warn(self.parts.lease, f"fence not renewed: {error}")
-            except FenceError as error:
-                # What was armed ends by itself; a lease that cannot be fenced here is for another node.
-                self._warn(self.parts.lease, f"fence not renewed: {error}")
-                self._broken(self.parts.lease, f"the kernel fence fails: {error}")
-            except OperationalError as error:
-                self._warn(self.parts.lease, f"address lifetime not renewed: {error}")
-            if told == self.deadline:
-                return
+    def _not_renewed(self, error: OperationalError) -> None:
+        what = "fence" if isinstance(error, FenceError) else "address lifetime"
+        self._warn(self.parts.lease, f"{what} not renewed: {error}")
+        if isinstance(error, FenceError) and not isinstance(error, FenceDeadline):
+            # What was armed ends by itself; a lease that cannot be fenced here is for another node.
+            self._broken(self.parts.lease, f"the kernel fence fails: {error}")
 
     async def _open_gate(self, effect: OpenGate) -> None:
         if self.parts.repository is None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from leaseha import __version__
-from leaseha.config import Config, parse
+from leaseha.config import Config, format_duration, parse
 from leaseha.config.files import read_config
 from leaseha.config.source import LARGEST_FILE
 from leaseha.errors import LeasehaError, OperationalError
@@ -37,7 +37,7 @@ def constants(config: Config) -> dict[str, str]:
         "runtime_dir": str(config.runtime_dir),
         "state_dir": str(config.state_dir),
         "etcd.prefix": config.etcd.prefix,
-        "session.ttl_max": f"{config.session.ttl_max_ns} ns",
+        "session.ttl_max": format_duration(config.session.ttl_max_ns),
         "session.drift": f"{config.session.drift_ppm} ppm",
     }
 

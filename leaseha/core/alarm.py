@@ -37,7 +37,8 @@ def _left(draft: Draft) -> list[int]:
     """ns until each thing that is due by time, waits and deadlines alike."""
     at, node = draft.at, draft.node
     waits = [None if node.reading or node.stopping else read_due(draft), writer.due_at(draft)]
-    waits += [node.stop_by, node.off_by, writer.alert_at(draft)]
+    told_by = node.stop_told_by if not node.common.letting_go else None
+    waits += [node.stop_by, node.off_by, told_by, writer.alert_at(draft)]
     if draft.session.phase is Phase.NONE and draft.ready:
         waits.append(node.retry_at)
     left = [wait.wait_left_ns(at) for wait in waits if wait is not None] or [IDLE_NS]

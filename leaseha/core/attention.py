@@ -27,7 +27,8 @@ def common(draft: Draft) -> Common:
     own, node = draft.session, draft.node
     until = deadline_of(own, draft.spec.drift_ppm)
     past = until is None or until.deadline_passed(draft.at)
-    return Common(own.phase, own.id, own.steady_since, node.stopping, node.claims_from, draft.ready, past)
+    letting = guards.letting_go(draft)
+    return Common(own.phase, own.id, own.steady_since, letting, node.claims_from, draft.ready, past)
 
 
 def notice(draft: Draft) -> None:
@@ -35,6 +36,8 @@ def notice(draft: Draft) -> None:
     now = common(draft)
     if now != draft.node.common:
         draft.set(common=now)
+        if now.letting_go:
+            draft.set(stop_told_by=draft.at)  # from now on, whatever else there is to tell
         draft.touch_all()
     pending = draft.session.pending
     if pending is not draft.noticed:

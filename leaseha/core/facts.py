@@ -19,7 +19,7 @@ from leaseha.core import (
 )
 from leaseha.core import view as views
 from leaseha.core.effects import CloseSession, MoveEnded, ReadAll, Stopped, Warned
-from leaseha.core.records import ClaimRecord, IntentRecord, Life, SessionRecord
+from leaseha.core.records import ClaimRecord, IntentRecord, Life, NodeRecord, SessionRecord
 from leaseha.core.session import Found, OwnWrite, Phase
 from leaseha.core.state import Draft, NodeState, Role, Way
 from leaseha.core.taking import after_ttl_max
@@ -322,6 +322,7 @@ def watched(draft: Draft, event: events.Watched) -> None:
         for change in event.changes:
             _new_session_seen(draft, change)
             _intent_seen(draft, change)
+            _leaving_seen(draft, change)
         _own_seen(draft)
 
 
@@ -331,6 +332,14 @@ def _intent_seen(draft: Draft, change: events.Change) -> None:
     if kind is IntentRecord and change.now.mod and lease in draft.leases and not draft.leases[lease].mine:
         record = records.decode(IntentRecord, change.now.value)
         if record is not None and not record.answer and record.by != draft.spec.node:
+            draft.set(renew_asked=True)
+
+
+def _leaving_seen(draft: Draft, change: events.Change) -> None:
+    """A holder says that it stops: in a moment there will be something to take, and this node is awake then."""
+    if views.place(change.now.key)[0] is NodeRecord and change.now.mod and not draft.node.active:
+        record = records.decode(NodeRecord, change.now.value)
+        if record is not None and record.session in draft.node.holders and record.ineligible:
             draft.set(renew_asked=True)
 
 

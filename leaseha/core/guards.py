@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from leaseha.core import placement, sequence, session, taking
+from leaseha.core import placement, records, sequence, session, taking
 from leaseha.core.records import IntentRecord, Kind
 from leaseha.core.session import Phase
 from leaseha.core.state import Draft, Way
@@ -31,8 +31,17 @@ def mine(draft: Draft, lease: str) -> bool:
 
 
 def stopping(draft: Draft, lease: str) -> bool:
-    """The node was asked to stop."""
-    return draft.node.stopping
+    """The node was asked to stop, and whoever takes over was told, so that it is warm; or could not be in time."""
+    return letting_go(draft)
+
+
+def letting_go(draft: Draft) -> bool:
+    """The same, for all leases."""
+    by = draft.node.stop_told_by
+    if by is None:
+        return False
+    told = records.node_key(draft.spec.node) not in draft.node.notes and not draft.republish
+    return told or not draft.node.active or draft.session.phase is not Phase.LIVE or by.wait_over(draft.at)
 
 
 def handed_to_me(draft: Draft, lease: str) -> bool:

@@ -7,6 +7,10 @@ from dataclasses import replace
 from leaseha.core import events
 from leaseha.core.facts import STOP_MAX_NS
 from leaseha.core.state import Draft
+from leaseha.core.values import NS_PER_MS
+
+TOLD_NS = 100 * NS_PER_MS
+"""Asked to stop: how long the others are waited for to hear of it."""
 
 
 def retired(draft: Draft, event: events.Retired) -> None:
@@ -26,5 +30,7 @@ def stop_asked(draft: Draft, event: events.StopAsked) -> None:
     if draft.node.stopping:
         return
     drain_ns = max((lease.drain_ns for lease in draft.spec.leases), default=0)
-    draft.set(stopping=True, off_by=draft.at.plus(drain_ns + draft.spec.ttl_max_ns + STOP_MAX_NS))
+    off_by = draft.at.plus(drain_ns + draft.spec.ttl_max_ns + STOP_MAX_NS)
+    draft.set(stopping=True, stop_told_by=draft.at.plus(TOLD_NS), off_by=off_by)
+    draft.touch_all()
     draft.republish = True

@@ -144,7 +144,8 @@ class Common:
     phase: str = ""
     session: int = 0
     steady_since: Instant | None = None
-    stopping: bool = False
+    letting_go: bool = False
+    """Asked to stop, and the others know of it."""
     claims_from: Instant | None = None
     ready: bool = False
     past: bool = True
@@ -186,6 +187,8 @@ class NodeState:
     retry_at: Instant | None = None
     """Session could not be opened: not again before this."""
     stopping: bool = False
+    stop_told_by: Instant | None = None
+    """Asked to stop: until when the others are told of it before anything goes down."""
     closing: int = 0
     """The request number of T12; 0: not sent."""
     off_by: Instant | None = None

@@ -45,14 +45,16 @@ def test_a_dead_holders_leases_are_taken_in_batches() -> None:
 
 
 def test_a_stop_releases_in_batches() -> None:
-    """T11 for three, three and one; then the session is closed."""
+    """T11 for three at most of those that are off; then the session is closed."""
     leases = several(7)
     world = hands.serving(spec("a", *leases, batch_size=3), seconds=4)
     world.give("a", events.StopAsked(world.now()))
     world.run(1)
 
     assert world.nodes["a"].stopped
-    assert [len(c.txn.puts) - 1 for c in commits(world, "a", "T11")] == [3, 3, 1]
+    sizes = [len(c.txn.puts) - 1 for c in commits(world, "a", "T11")]
+    assert sum(sizes) == len(leases)
+    assert max(sizes) <= 3
     assert all(hands.claim(world, lease.name).hold is records.Hold.FREE for lease in leases)
 
 

@@ -62,6 +62,7 @@ HEADINGS: Final = (
 )
 _HOG: Final = "while True: pass"
 _COPYING_HOG: Final = "data = bytes(4 << 20)\nwhile True: bytearray(data)"
+_NUMBER: Final = re.compile(r"\b[0-9]+\b")
 _WHY: Final = re.compile(
     r"a deadline passed: the last proven renewal was sent (?P<proven>\S+) ms ago, (?:(?P<sent>\d+) without an answer, "
     r"for (?P<waited>\S+) ms|none was sent since); this was noticed (?P<late>\S+) ms late"
@@ -306,7 +307,8 @@ def reasons(results: Sequence[Measured]) -> str:
     lines = []
     for one in results:
         causes = Counter(cause.what for cause in one.demotions)
-        kinds = Counter(f"{move['kind']}: {re.sub(r'\b[0-9]+\b', 'N', move['reason'])}" for move in one.moves)
+        moved = [f"{move['kind']}: {_NUMBER.sub('N', move['reason'])}" for move in one.moves]
+        kinds = Counter(moved)
         for what, count in [*causes.most_common(), *kinds.most_common()]:
             lines.append(f"- *{one.variant}*, {count} ×: {what}")
         if one.demotions:

@@ -100,6 +100,12 @@ def _message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
     return _HEADER.pack(_HEADER.size + len(body), kind, flags, sequence, 0) + body
 
 
+def _unanswered(request: bytes) -> bytes:
+    """The same, of which only a refusal is told."""
+    length, kind, flags, sequence, port = _HEADER.unpack_from(request)
+    return _HEADER.pack(length, kind, flags & ~NLM_F_ACK, sequence, port) + request[_HEADER.size :]
+
+
 def _head(address: Address) -> bytes:
     family = socket.AF_INET if address.ip.version == 4 else socket.AF_INET6
     fixed = _IFADDR.pack(family, address.prefix_length, address.flags & 0xFF, address.scope, address.index)
@@ -225,17 +231,20 @@ class AddressSocket:
         return self._sequence
 
     def _change(self, requests: Sequence[bytes]) -> tuple[int, ...]:
+        """The kernel answers for what it refuses, and for the last of a batch: each answer is a system call, after
+        which this thread waits for its turn among those that compute.
+        """
         codes: list[int] = []
         for at in range(0, len(requests), _BATCH):
             batch = requests[at : at + _BATCH]
             order = [_HEADER.unpack_from(one)[3] for one in batch]
             answers: dict[int, int] = {}
-            self._send(b"".join(batch))
-            while len(answers) < len(batch):
+            self._send(b"".join([*(_unanswered(one) for one in batch[:-1]), batch[-1]]))
+            while order[-1] not in answers:
                 for kind, _, sequence, data, start, _ in self._receive():
                     if kind == NLMSG_ERROR and sequence in order:
                         answers[sequence] = -struct.unpack_from("=i", data, start)[0]
-            codes += [answers[sequence] for sequence in order]
+            codes += [answers.get(sequence, 0) for sequence in order]
         return tuple(codes)
 
     def _dump(self, only: Container[bytes] | None) -> list[Address] | None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from pathlib import Path
+from typing import Final
 
 from leaseha import __version__
 from leaseha.config import Config
@@ -13,6 +15,10 @@ from leaseha.runtime.guarding import Guarding
 from leaseha.runtime.handover import Told
 from leaseha.runtime.story import Story
 
+SWITCH_S: Final = 0.0005
+"""How long one thread computes while another waits to. Python's own 5 ms pass after each system call of the event loop
+while the fence's or the addresses' thread is at work, and the other way round: hundreds of them at a takeover.
+"""
 _log = logging.getLogger("leaseha.agent")
 
 
@@ -22,6 +28,7 @@ def run(config: Config, guard: Guarding, path: Path, told: Told | None = None) -
     `guard` was started before this module was imported; `path` is the file that `config` came from; `told` is what the
     program before has handed over, if this process was replaced in place.
     """
+    sys.setswitchinterval(SWITCH_S)
     story = Story(config)
     try:
         for warning in config.warnings:

@@ -57,9 +57,13 @@ class Pace:
         self.used = Worst()
         """The part of its time that a proven renewal had used when the next one was proven; 1: all of it."""
 
+        self.last_timer_ns = 0
+        """Of the last waking."""
+
     def timer_rang(self, due: Instant, at: Instant) -> None:
         """The alarm of the core."""
-        self.timer_ns.note(-due.left_ns(at), at)
+        self.last_timer_ns = -due.left_ns(at)
+        self.timer_ns.note(self.last_timer_ns, at)
 
     def told(self, at: Instant) -> dict[str, Any]:
         """For `status`."""
@@ -124,9 +128,9 @@ class Paced:
         waits = f"{len(sent)} without an answer, for {_ms(max(sent)):g} ms" if sent else "none was sent since"
         told = self._pace.told(at)
         return (
-            f"a deadline passed: the last proven renewal was sent {proven}, {waits}; of late timers rang up to "
-            f"{told['timer_late_ms']:g} ms late, etcd answered within {told['etcd_answer_ms']:g} ms, and the collector "
-            f"paused for {told['gc_pause_ms']:g} ms"
+            f"a deadline passed: the last proven renewal was sent {proven}, {waits}; this was noticed "
+            f"{_ms(self._pace.last_timer_ns):g} ms late; of late timers rang up to {told['timer_late_ms']:g} ms late, "
+            f"etcd answered within {told['etcd_answer_ms']:g} ms, the collector paused for {told['gc_pause_ms']:g} ms"
         )
 
 

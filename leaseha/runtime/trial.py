@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import json
 import os
+import resource
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from leaseha import __version__
 from leaseha.config import Config, format_duration, parse
 from leaseha.config.files import read_config
 from leaseha.config.source import LARGEST_FILE
+from leaseha.core.values import NS_PER_S
 from leaseha.errors import LeasehaError, OperationalError
 from leaseha.runtime.fencing import interface_of
 from leaseha.runtime.handover import FORMAT
@@ -76,7 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = parse(text, environ=os.environ, source=str(path))
         if any(lease.repository is not None for lease in config.leases):
             from leaseha.runtime import repositories  # noqa: F401 - the same
-        found = {"format": FORMAT, "version": __version__, "text": text}
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        cpu_ns = int((used.ru_utime + used.ru_stime) * NS_PER_S)
+        found = {"format": FORMAT, "version": __version__, "text": text, "cpu_ns": cpu_ns}
         _say({**found, "constants": constants(config), "leases": places(config)})
         _say({"etcd": asyncio.run(_etcd(config))})
     except LeasehaError as error:

@@ -22,6 +22,8 @@ from leaseha.runtime.pace import Pace, Paced
 
 LOOK_EVERY_S: Final = 1.0
 """How often threads are looked for that libraries have started."""
+SETTLED_S: Final = 10.0
+"""What is loaded beside the start (the exporter of traces) is there by then: frozen, too."""
 SWITCH_S: Final = 0.001
 """How long a thread that computes may keep the interpreter from one that waits for it; Python's own is 5 ms."""
 COLLECT_AT: Final = (5_000, 20, 20)
@@ -43,15 +45,18 @@ class Urgency:
     def begin(self) -> None:
         """Ask for everything; from the main thread, once everything is loaded and before anything is held."""
         sys.setswitchinterval(SWITCH_S)
+        # Whoever computes for so long without a pause is told so in this thread, whichever it was. To be loaded in
+        # place of the program before may have taken longer.
+        signal.sigtimedwait({signal.SIGXCPU}, 0)
+        signal.signal(signal.SIGXCPU, lambda *_: self._give_up())
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGXCPU})
         if self._wanted:
-            # Whoever computes for so long without a pause is told so in this thread, whichever it was.
-            signal.signal(signal.SIGXCPU, lambda *_: self._give_up())
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGXCPU})
             scheduling.raise_process()
             self._unlocked = scheduling.lock_memory()
         elif scheduling.is_realtime(0):
             scheduling.lower_process()  # this program goes on in the process of one that wanted it
         settle(self._timed)
+        asyncio.get_running_loop().call_later(SETTLED_S, gc.freeze)
         self._keep()
         _log.info("%s", self.sentence())
 

@@ -307,3 +307,14 @@ async def test_a_lost_carrier_is_asked_about_when_the_kernel_tells_and_counted_o
         ("b", "link", False, f"{HERE} has no carrier"),
         ("b", "link", True, f"{HERE} has carrier"),
     ]
+
+
+async def test_a_check_that_leases_have_alike_is_asked_once_and_told_to_each(told, tmp_path):
+    log = tmp_path / "asked"
+    once = script("/bin/sh", "-c", f"echo asked >> {log}", every_s=60, rise=1)
+    checks = Checks({f"l{at}": [once] for at in range(100)}, told, warn=pytest.fail)
+    checks.start()
+    await told.until(100)
+    await checks.stop()
+    assert log.read_text() == "asked\n"
+    assert {checks.report(f"l{at}")[0].healthy for at in range(100)} == {True}

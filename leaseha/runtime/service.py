@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from leaseha.adapters import clock
 from leaseha.adapters.fence import FenceDeadline
+from leaseha.adapters.vip import DeadlinePassed, TooLittleLeft
 from leaseha.core.effects import (
     Announce,
     BindVip,
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from leaseha.adapters.vip import VipBinder
     from leaseha.runtime.fencing import Fencing
 
+BIND_TIMES: Final = 3
+TOO_LATE: Final = (FenceDeadline, DeadlinePassed, TooLittleLeft)
 AGAIN_S: Final = (0.05, 0.2, 1.0, 3.0, 8.0)
 """When announcements are repeated after the first burst, s."""
 
@@ -91,6 +94,8 @@ class Service:
         self.deadline: Instant | None = None
         """The newest that was told; None while nothing may be served."""
         self.bound = False
+        self._armed = False
+        """The guard knows of it."""
         self._token = 0
         self._answered = answered
         self._warn = warn
@@ -107,7 +112,7 @@ class Service:
 
     def adopt(self, vips: Sequence[IPAddress], token: int, deadline: Instant) -> None:
         """These VIPs are up, from before this process was replaced in place."""
-        self._token, self.deadline, self.bound = token, deadline, True
+        self._token, self.deadline, self.bound, self._armed = token, deadline, True, True
         self.parts.binder.adopt(self.parts.lease, vips)
 
     async def settle(self, timeout_s: float) -> bool:
@@ -138,7 +143,7 @@ class Service:
     def extend(self, effect: Extend) -> None:
         """A renewal is proven (or a shorter ttl was sent): move every deadline that runs without us."""
         self.deadline, self._token = effect.deadline, effect.token
-        if self.bound:
+        if self._armed:  # already while its addresses are being bound: that may take its time among hundreds
             self.parts.guard.arm(self.parts.lease, effect.token, effect.deadline)
         if self.parts.repository is not None:
             self.parts.repository.extend(effect.token, effect.deadline)
@@ -172,17 +177,32 @@ class Service:
 
     async def _bind(self, effect: BindVip) -> None:
         until = self._until(effect.deadline)
+        self._armed = True
         self.parts.guard.arm(self.parts.lease, self._token, until)
+        for again in range(BIND_TIMES - 1, -1, -1):
+            error = await self._put_up(until)
+            if error is None:
+                break
+            newest = self.deadline
+            if not again or newest is None or newest == until or not isinstance(error, TOO_LATE):
+                raise error
+            # Among hundreds its turn may come when the word that it came with is over, and a newer one is known.
+            until = self._until(newest)
+        self.bound = True
+        if self.deadline is not None and self.deadline != until:  # moved on while the kernel was asked
+            self.parts.fencing.renewals.soon(self._renewal)
+
+    async def _put_up(self, until: Instant) -> OperationalError | None:
+        """Fence and addresses, until then; what went wrong with one of them."""
+        failed: OperationalError | None = None
         # Side by side: an address behind a closed fence answers nobody, and what fails is taken down whole.
         try:
             async with asyncio.TaskGroup() as both:
                 both.create_task(self.parts.fencing.arm(self.parts.vips, until))
                 both.create_task(self.parts.binder.bind(self.parts.lease, self.parts.vips, until))
         except* OperationalError as errors:
-            raise OperationalError(str(errors.exceptions[0])) from errors
-        self.bound = True
-        if self.deadline is not None:  # moved on while the kernel was asked
-            self.parts.guard.arm(self.parts.lease, self._token, self.deadline)
+            failed = next(one for one in errors.exceptions if isinstance(one, OperationalError))
+        return failed
 
     def _not_renewed(self, error: OperationalError) -> None:
         what = "fence" if isinstance(error, FenceError) else "address lifetime"
@@ -246,6 +266,7 @@ class Service:
             raise OperationalError(str(errors.exceptions[0])) from errors
         finally:
             # Also when the kernel refused: that was told, and this process is not late with it.
+            self._armed = False
             self.parts.guard.disarm(self.parts.lease)
 
     async def _close(self) -> None:

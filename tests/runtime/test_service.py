@@ -1,11 +1,13 @@
 """A lease's service goes by the newest word on its deadline, whatever the effects before it carry."""
 
 import asyncio
+from collections.abc import Callable
 from ipaddress import ip_address
 
 import pytest
 
 from leaseha.adapters import clock
+from leaseha.adapters.vip import DeadlinePassed
 from leaseha.core.effects import Announce, BindVip, Extend
 from leaseha.core.values import NS_PER_S, Instant
 from leaseha.errors import OperationalError
@@ -17,13 +19,15 @@ VIP = ip_address("192.0.2.1")
 
 
 class Binder:
-    """Notes until when it was told to bind."""
+    """Notes until when it was told to bind; `slow`: what happens before it answers."""
 
     def __init__(self) -> None:
         self.until: list[Instant] = []
+        self.slow: Callable[[], None] = lambda: None
 
     async def bind(self, lease, vips, until) -> None:
         self.until.append(until)
+        self.slow()
 
     async def renew_all(self, due) -> dict:
         """Not looked at here."""
@@ -31,10 +35,13 @@ class Binder:
 
 
 class Guard:
-    """Has nothing to take down."""
+    """Notes until when it was told that something is up."""
+
+    def __init__(self) -> None:
+        self.until: list[Instant] = []
 
     def arm(self, lease, token, deadline) -> None:
-        """Not looked at here."""
+        self.until.append(deadline)
 
     def disarm(self, lease) -> None:
         """Not looked at here."""
@@ -84,6 +91,55 @@ def test_an_effect_without_any_word_before_it_is_the_newest_word():
         await service.act(BindVip("l", 1, until, ""))
 
         assert binder.until == [until]
+
+    asyncio.run(go())
+
+
+def test_a_bind_that_waits_among_hundreds_is_no_reason_for_the_guard_to_kill():
+    async def go() -> None:
+        service, binder = made()
+        before, moved = clock.now().plus(10 * NS_PER_S), clock.now().plus(20 * NS_PER_S)
+        service.extend(Extend("l", 7, before))
+        binder.slow = lambda: service.extend(Extend("l", 7, moved))
+
+        await service.act(BindVip("l", 1, before, ""))
+
+        assert service.parts.guard.until == [before, moved]
+
+    asyncio.run(go())
+
+
+def test_a_bind_whose_turn_came_too_late_goes_by_the_newer_word():
+    async def go() -> None:
+        service, binder = made()
+        before, moved = clock.now().plus(10 * NS_PER_S), clock.now().plus(20 * NS_PER_S)
+        service.extend(Extend("l", 7, before))
+
+        def late() -> None:
+            if len(binder.until) == 1:
+                service.extend(Extend("l", 7, moved))
+                raise DeadlinePassed("its turn came too late")
+
+        binder.slow = late
+
+        await service.act(BindVip("l", 1, before, ""))
+
+        assert binder.until == [before, moved]
+
+    asyncio.run(go())
+
+
+def test_a_bind_that_is_too_late_for_the_newest_word_fails():
+    async def go() -> None:
+        service, binder = made()
+
+        def late() -> None:
+            raise DeadlinePassed("its turn came too late")
+
+        binder.slow = late
+        with pytest.raises(DeadlinePassed):
+            await service.act(BindVip("l", 1, clock.now().plus(10 * NS_PER_S), ""))
+        assert len(binder.until) == 1
 
     asyncio.run(go())
 

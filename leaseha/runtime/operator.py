@@ -95,7 +95,7 @@ def reload(config: Config, path: Path, *, upgrade: bool) -> dict[str, Any]:
         found = json.loads(response.read())
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise OperationalError(
-            f"the agent ended before it said how the reload went ({type(error).__name__} {error}): "
+            f"the agent ended before it said how the reload went ({error}): "
             "its log says why, and `leaseha status` who holds what"
         ) from error
     finally:

@@ -94,7 +94,7 @@ class Paced:
         """A row of the table fired."""
         self._inner.transitioned(effect)
         if effect.row.endswith("-deadline"):
-            self._warn(self._why_late(clock.now()))
+            self._warn(self._why_late(effect.at))
 
     def effect_ended(self, effect: LaneEffect, began: Instant, ok: bool, detail: str) -> None:
         """An effect on a lease ended."""

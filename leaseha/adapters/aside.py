@@ -7,6 +7,7 @@ the event loop nor the end of the process waiting, which the threads of an execu
 from __future__ import annotations
 
 import asyncio
+import queue
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,6 +16,38 @@ from typing import TypeVar
 from leaseha import scheduling
 
 _T = TypeVar("_T")
+_Job = tuple[Callable[[], None], Callable[[OSError], None], str]
+
+
+class _Starter:
+    """Starts threads for the event loop, which would wait for each until it has had its first turn on a processor.
+
+    Threads that the loop itself starts begin as ordinary ones (leaseha.scheduling): on a busy machine that turn may
+    be long in coming. Those that this one starts are as urgent as it is.
+    """
+
+    def __init__(self) -> None:
+        self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def start(self, run: Callable[[], None], failed: Callable[[OSError], None], name: str) -> None:
+        """From the event loop's thread; returns at once. `failed` is called if there can be no more threads."""
+        self._jobs.put((run, failed, name))
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="starter", daemon=True)
+            self._thread.start()
+
+    def _work(self) -> None:
+        scheduling.follow()
+        while True:
+            run, failed, name = self._jobs.get()
+            try:
+                threading.Thread(target=run, name=name, daemon=True).start()
+            except RuntimeError as error:
+                failed(OSError(str(error)))
+
+
+_starter = _Starter()
 
 
 def aside(work: Callable[[], _T], name: str) -> asyncio.Future[_T]:
@@ -36,10 +69,12 @@ def aside(work: Callable[[], _T], name: str) -> asyncio.Future[_T]:
         try:
             result = work()
         except (OSError, ValueError) as error:
-            failure = error
-            deliver(lambda: done.set_exception(failure))
+            failed(error)
         else:
             deliver(lambda: done.set_result(result))
 
-    threading.Thread(target=run, name=name, daemon=True).start()
+    def failed(error: OSError | ValueError) -> None:
+        deliver(lambda: done.set_exception(error))
+
+    _starter.start(run, failed, name)
     return done

@@ -30,6 +30,11 @@ def mine(draft: Draft, lease: str) -> bool:
     return draft.leases[lease].mine
 
 
+def stop_asked(draft: Draft, lease: str) -> bool:
+    """The node was asked to stop."""
+    return draft.node.stopping
+
+
 def stopping(draft: Draft, lease: str) -> bool:
     """The node was asked to stop, and whoever takes over was told, so that it is warm; or could not be in time."""
     return letting_go(draft)

@@ -48,7 +48,7 @@ def _losing(role: Role) -> tuple[Row, ...]:
 
 
 ROWS: Final[tuple[Row, ...]] = (
-    Row("S-stop", Role.STANDBY, Role.STOPPED, "stop asked", guards.stopping, actions.rest,
+    Row("S-stop", Role.STANDBY, Role.STOPPED, "stop asked", guards.stop_asked, actions.rest,
         "asked to stop, and nothing is held"),
     Row("S-accept", Role.STANDBY, Role.CLAIMING, "claim names this session", guards.handed_to_me, actions.accept,
         "the claim names this node: accept it with a renewal that compares it"),

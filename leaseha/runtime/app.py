@@ -49,6 +49,7 @@ from leaseha.runtime.urgency import Urgency
 from leaseha.runtime.wellness import Wellness
 
 if TYPE_CHECKING:
+    from leaseha.adapters.rtnl import IPAddress
     from leaseha.runtime.repositories import WarmRepository
 
 STALLED_NS: Final = 5 * NS_PER_S
@@ -88,6 +89,7 @@ class Agent:
         self._announcers: dict[str, Announcer] = {}
         self._conflicts: list[ConflictWatch] = []
         self._services: dict[str, Service] = {}
+        self._lease_of: dict[IPAddress, str] = {}
         self._repositories: dict[str, WarmRepository] = {}
 
     async def run(self) -> None:
@@ -122,6 +124,7 @@ class Agent:
             self._heir.begin(self._executor, spec)
             self._watch_surroundings(store)
             self.pump.give(events.Started(clock.now()))
+            self.on_gap()  # what was handed over as bound may have been taken off meanwhile
             self._keep_ready(unready)
             self._beside("the end of the reload", self._heir.prove(self.pump, spec.ttl_ns), vital=False)
             await self._over.wait()
@@ -137,14 +140,8 @@ class Agent:
 
     def reload(self, reply: Reply, *, upgrade: bool, config: str = "") -> None:
         """Become the program that is installed, under the configuration of now, with all that is held."""
-        if config and Path(config) != self._path.resolve():
-            reply.refuse(f"the agent runs with {self._path}, not with {config}", 2)
-            return
-        if self._reload.running:
-            reply.refuse("a reload is under way already", 1)
-            return
-        _log.info("reload asked for: trying the program and its configuration")
-        self._beside("the reload", self._reload.run(reply, upgrade=upgrade), vital=False)
+        if self._reload.may_begin(reply, config):
+            self._beside("the reload", self._reload.run(reply, upgrade=upgrade), vital=False)
 
     # --- what the node is made of -------------------------------------------------------------------------
 
@@ -183,6 +180,7 @@ class Agent:
             guard=self._guard,
             fencing=self._fencing,
         )
+        self._lease_of |= dict.fromkeys(parts.vips, lease.name)
         self._services[lease.name] = Service(parts, self._answered, self._lease_warning, self._vip_broken)
 
     def _make_reload(self) -> Reload:
@@ -192,6 +190,7 @@ class Agent:
                 path=self._path,
                 pump=self.pump,
                 guard=self._guard,
+                fencing=self._fencing,
                 services=self._services,
                 repositories=self._repositories,
                 told_all=lambda: self._executor.told_all() and self._observer.told_all(),
@@ -324,10 +323,10 @@ class Agent:
         """An address came or went; ours, while bound, went by someone else's hand."""
         if change.present:
             return
-        for name, service in self._services.items():
-            if service.bound and change.ip in service.parts.vips:
-                detail = f"{change.ip} was removed from {change.interface} by someone else"
-                self.pump.give(events.VipMissing(clock.now(), name, detail))
+        name = self._lease_of.get(change.ip, "")
+        if name and self._services[name].bound:
+            detail = f"{change.ip} was removed from {change.interface} by someone else"
+            self.pump.give(events.VipMissing(clock.now(), name, detail))
 
     def on_gap(self) -> None:
         """Changes may have been missed: look at every bound VIP."""
@@ -350,11 +349,11 @@ class Agent:
                     self.pump.give(events.VipMissing(clock.now(), lease, detail))
 
     def _claimed(self, claim: Claim) -> None:
-        for name, service in self._services.items():
-            if service.bound and claim.ip in service.parts.vips:
-                why = f"{claim.mac} claims {claim.ip}"
-                _log.warning("foreign claim heard: %s", why, extra={"leaseha": {"lease": name}})
-                self.pump.give(events.Doubt(clock.now(), name, why))
+        name = self._lease_of.get(claim.ip, "")
+        if name and self._services[name].bound:
+            why = f"{claim.mac} claims {claim.ip}"
+            _log.warning("foreign claim heard: %s", why, extra={"leaseha": {"lease": name}})
+            self.pump.give(events.Doubt(clock.now(), name, why))
 
     def _doubt_all(self, interface: str, why: str) -> None:
         for name, service in self._services.items():

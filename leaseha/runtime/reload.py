@@ -22,13 +22,14 @@ from leaseha.adapters import clock
 from leaseha.config import Config
 from leaseha.core import events, handover
 from leaseha.core.values import NS_PER_MS, NS_PER_S
-from leaseha.errors import LeasehaError, OperationalError, RepositoryError, UsageError
+from leaseha.errors import LeasehaError, OperationalError, RepositoryError, UsageError, fault
 from leaseha.runtime import trial
 from leaseha.runtime.handover import FORMAT, RepositoryTold, Told, program, replace_program
 from leaseha.runtime.reply import Reply
 
 if TYPE_CHECKING:
     from leaseha.core.state import NodeState
+    from leaseha.runtime.fencing import Fencing
     from leaseha.runtime.guarding import Guarding
     from leaseha.runtime.pump import Pump
     from leaseha.runtime.repositories import WarmRepository
@@ -60,6 +61,7 @@ class Process:
     path: Path
     pump: Pump
     guard: Guarding
+    fencing: Fencing
     services: Mapping[str, Service]
     repositories: Mapping[str, WarmRepository]
     told_all: Callable[[], bool]
@@ -74,12 +76,18 @@ class Tried:
     text: str
     constants: Mapping[str, str]
     leases: Mapping[str, Mapping[str, Any]]
+    fence: str
+    """Why no kernel fence can stand; empty if one can."""
     etcd: str
+    """Why etcd does not answer; empty if it does."""
     took_ns: int
 
 
-def check(tried: Tried, config: Config, *, upgrade: bool, held: bool) -> None:
-    """Whether the program that runs under `config` can become this one. Raises `UsageError`, `OperationalError`."""
+def check(tried: Tried, config: Config, *, upgrade: bool, held: bool, fenced: bool) -> None:
+    """Whether the program that runs under `config` can become this one. Raises `UsageError`, `OperationalError`.
+
+    `held`: it serves something; `fenced`: the kernel fence of milliseconds stands.
+    """
     changed = [
         f"{key} = {tried.constants.get(key, '')}: this agent runs with {value}, and cannot change that while it lives: "
         "restart it (systemctl restart leaseha)"
@@ -99,6 +107,8 @@ def check(tried: Tried, config: Config, *, upgrade: bool, held: bool) -> None:
             f"the program took {took_ms} ms to load, and session.ttl_max leaves it {most_ms} ms: try again when the "
             "machine is less busy"
         )
+    if tried.fence and fenced:
+        raise OperationalError(f"the kernel fence that stands could not be renewed any more: {tried.fence}")
     if tried.etcd and held:
         raise OperationalError(f"etcd does not answer under the new configuration: {tried.etcd}")
 
@@ -111,20 +121,35 @@ class Reload:
         self._config = process.config
         self.running = False
 
+    def may_begin(self, reply: Reply, config: str) -> bool:
+        """False: refused. `config` is the file that whoever asks means; empty: that of the agent."""
+        path, why, exit_code = self._process.path, "", 1
+        if config and Path(config) != path.resolve():
+            why, exit_code = f"the agent runs with {path}, not with {config}", UsageError.exit_code
+        elif self.running:
+            why = "a reload is under way already"
+        else:
+            _log.info("reload asked for: trying the program and its configuration")
+        if why:
+            reply.refuse(why, exit_code)
+        return not why
+
     async def run(self, reply: Reply, *, upgrade: bool) -> None:
         """Become the new program, or tell `reply` (and the log) why not."""
         self.running = True
         retired: Sequence[str] = ()
         try:
             tried = await _tried(self._process.path)
-            check(tried, self._config, upgrade=upgrade, held=bool(self._held()))
+            fenced = self._process.fencing.stands
+            check(tried, self._config, upgrade=upgrade, held=bool(self._held()), fenced=fenced)
             retired = self._without_place(tried)
             await self._let_go(retired)
             await self._make_time()
             self._process.pump.freeze()
             await self._replace(tried, reply, upgrade=upgrade)
-        except (LeasehaError, OSError) as error:
-            why = str(error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the program that runs goes on, and is not left frozen
+            expected = isinstance(error, LeasehaError | OSError)
+            why = str(error) if expected else fault(error)
             _log.error("not reloaded, and nothing is changed: %s", why)
             self._resume(retired)
             reply.refuse(why, error.exit_code if isinstance(error, LeasehaError) else 1)
@@ -283,8 +308,16 @@ async def _tried(path: Path) -> Tried:
         raise OperationalError(
             f"leaseha {found['version']} cannot go on where {__version__} is: restart the agent"
         )
-    etcd = json.loads(rest)["etcd"]
+    world = json.loads(rest)
     if scheduling.rank() == scheduling.REAL_TIME:
         # The trial is an ordinary process, and waits for others; what replaces this program does not.
         took_ns = found["cpu_ns"]
-    return Tried(found["version"], found["text"], found["constants"], found["leases"], etcd, took_ns)
+    return Tried(
+        version=found["version"],
+        text=found["text"],
+        constants=found["constants"],
+        leases=found["leases"],
+        fence=world["fence"],
+        etcd=world["etcd"],
+        took_ns=took_ns,
+    )

@@ -3,8 +3,8 @@
     python -P -m leaseha.runtime.trial --config FILE
 
 Loads all that an agent loads, and the configuration; prints one line of JSON when that is done (so whoever waits knows
-how long it takes), and another that says whether etcd answers under it. Exit 2, and the fault on standard error, if the
-configuration is refused. Changes nothing.
+how long it takes), and another that says whether a fence can stand, and whether etcd answers under it. Exit 2, and the
+fault on standard error, if the configuration is refused. Changes nothing.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from leaseha import __version__
+from leaseha.adapters.fence import available
 from leaseha.config import Config, format_duration, parse
 from leaseha.config.files import read_config
 from leaseha.config.source import LARGEST_FILE
@@ -82,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cpu_ns = int((used.ru_utime + used.ru_stime) * NS_PER_S)
         found = {"format": FORMAT, "version": __version__, "text": text, "cpu_ns": cpu_ns}
         _say({**found, "constants": constants(config), "leases": places(config)})
-        _say({"etcd": asyncio.run(_etcd(config))})
+        _say({"fence": available(), "etcd": asyncio.run(_etcd(config))})
     except LeasehaError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code

@@ -75,7 +75,7 @@ def config() -> Config:
 
 
 def tried(config: Config, **changes: object) -> Tried:
-    found = Tried(__version__, TEXT, trial.constants(config), trial.places(config), "", NS_PER_S)
+    found = Tried(__version__, TEXT, trial.constants(config), trial.places(config), "", "", NS_PER_S)
     return replace(found, **changes)  # type: ignore[arg-type]
 
 
@@ -132,20 +132,26 @@ def test_every_descriptor_that_is_needed_is_named():
 )
 def test_a_program_that_could_not_go_on_is_refused(config: Config, changes, kind: type[LeasehaError], words):
     with pytest.raises(kind, match=words):
-        check(tried(config, **changes), config, upgrade=False, held=True)
+        check(tried(config, **changes), config, upgrade=False, held=True, fenced=True)
 
 
 def test_what_holds_nothing_may_be_slow_and_without_etcd_and_an_upgrade_may_be_of_another_version(
     config: Config,
 ):
-    check(tried(config, took_ns=60 * NS_PER_S, etcd="gone"), config, upgrade=False, held=False)
-    check(tried(config, version="9.9"), config, upgrade=True, held=True)
+    check(
+        tried(config, took_ns=60 * NS_PER_S, etcd="gone", fence="none"),
+        config,
+        upgrade=False,
+        held=False,
+        fenced=False,
+    )
+    check(tried(config, version="9.9"), config, upgrade=True, held=True, fenced=True)
 
 
 def test_what_cannot_change_in_a_living_process_is_named_with_what_would_be_right(config: Config):
     other = parse(TEXT.replace('"node1"', '"node2"').replace('"/nonexistent/run"', '"/other"'), hostname="x")
     with pytest.raises(UsageError) as refused:
-        check(tried(config, constants=trial.constants(other)), config, upgrade=True, held=True)
+        check(tried(config, constants=trial.constants(other)), config, upgrade=True, held=True, fenced=True)
     lines = str(refused.value).splitlines()
     assert [line.partition(":")[0] for line in lines] == [
         "node.name = node2",
@@ -171,6 +177,7 @@ def test_the_trial_tells_what_it_has_read_and_whether_etcd_answers(tmp_path: Pat
     assert first["constants"] == trial.constants(config)
     assert first["leases"] == {"backups": {"interface": "lo", "vips": ["192.0.2.50"]}}
     assert second["etcd"]
+    assert isinstance(second["fence"], str)
 
 
 def test_the_trial_of_a_wrong_configuration_ends_with_2_and_names_the_fault(tmp_path: Path):

@@ -45,6 +45,7 @@ OWN_LATENESS_NS: Final = 100 * NS_PER_MS
 OFF_S: Final = 5.0
 """How long the addresses are tried to be taken off."""
 PAUSE_S: Final = 0.03
+NAMED_MAX: Final = 8
 SCOUT_S: Final = 60.0
 SCOUT_AGAIN_S: Final = 5.0
 """How often the way to etcd is tried while nothing is wrong; it keeps a user's token fresh, too."""
@@ -353,13 +354,15 @@ class Guard:
             except (OSError, Unknown, ValueError, KeyError, TypeError) as error:
                 trouble = str(error) or type(error).__name__
             else:
-                return (
-                    f"and freed: {', '.join(freed)}"
-                    if freed
-                    else "it held nothing, and its session is closed"
-                )
+                return f"and freed: {named(freed)}" if freed else "it held nothing, and its session is closed"
             select.select([], [], [], PAUSE_S)
         return f"but nothing is freed, others wait out the ttl: {trouble}"
+
+
+def named(leases: list[str]) -> str:
+    """For a line that a person reads: hundreds of names are none."""
+    more = f" and {len(leases) - NAMED_MAX} more" if len(leases) > NAMED_MAX else ""
+    return ", ".join(leases[:NAMED_MAX]) + more
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -21,8 +21,8 @@ LEAVER = "import os, time\nos.setsid()\nif os.fork() == 0:\n    time.sleep(600)"
 class Body:
     """What the words mean."""
 
-    def __init__(self, folder: Path) -> None:
-        self.guard = Guarding(CLUSTER, AgentLock(folder), pulse_s=0.05)
+    def __init__(self, folder: Path, pulse_s: float) -> None:
+        self.guard = Guarding(CLUSTER, AgentLock(folder), pulse_s=pulse_s)
         self.guard.start()
         self.guard.attach(asyncio.get_running_loop())
 
@@ -35,6 +35,13 @@ class Body:
                 self.guard.session(session)
             case {"arm": lease, "token": token, "ms": ms}:
                 self.guard.arm(lease, token, clock.now().plus(ms * NS_PER_MS))
+            case {"arm_all": leases, "ms": ms}:
+                until = clock.now().plus(ms * NS_PER_MS)
+                for lease in leases:
+                    self.guard.arm(lease, 1, until)
+            case {"disarm_all": leases}:
+                for lease in leases:
+                    self.guard.disarm(lease)
             case {"disarm": lease}:
                 self.guard.disarm(lease)
             case {"spawn": _}:
@@ -46,8 +53,8 @@ class Body:
 
 async def main() -> None:
     """Until the end of the standard input."""
-    body = Body(Path(sys.argv[1]))
-    reader = asyncio.StreamReader()
+    body = Body(Path(sys.argv[1]), float(sys.argv[2]) if len(sys.argv) > 2 else 0.05)
+    reader = asyncio.StreamReader(limit=1 << 22)
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
     )

@@ -62,6 +62,21 @@ def one_answers(entries: list[Entry], _: Bounds) -> list[Violation]:
     return found
 
 
+def announced_by_who_answers(entries: list[Entry], _: Bounds) -> list[Violation]:
+    """G1: once another node answers, the one before puts no frame on the wire that announces the address."""
+    last: dict[str, str] = {}
+    found = []
+    for entry in entries:
+        if entry.what == "present":
+            last[entry.facts[1]] = entry.facts[0]
+        elif entry.what == "frame":
+            node, lease = entry.facts
+            if last.get(lease, node) != node:
+                text = f"{node} announced {lease}, which {last[lease]} has taken over"
+                found.append(Violation("G1 announced too late", entry.at_ns, text))
+    return found
+
+
 def no_later_than_proven(entries: list[Entry], _: Bounds) -> list[Violation]:
     """G5: nobody means to serve longer than his newest own record in etcd, counted from its sending, allows.
 
@@ -181,20 +196,28 @@ def nothing_acknowledged_is_lost(entries: list[Entry], _: Bounds) -> list[Violat
 
 
 def free_means_off(entries: list[Entry], _: Bounds) -> list[Violation]:
-    """Section 4: *free*, and a claim handed to another, are written only when the writer's address is off."""
+    """Section 4: *free*, and a claim handed to another, are written only when the writer's address is off.
+
+    Off means: neither answered for nor bound, as far as the history tells the two apart.
+    """
     present: set[tuple[str, str]] = set()
+    bound: set[tuple[str, str]] = set()
     found = []
     for entry in entries:
         if entry.what == "present":
             present.add(entry.facts)
         elif entry.what == "absent":
             present.discard(entry.facts)
+        elif entry.what == "bound":
+            bound.add(entry.facts)
+        elif entry.what == "unbound":
+            bound.discard(entry.facts)
         elif entry.what == "claim":
             lease, hold, node, kind, giver = (entry.facts[at] for at in (0, 2, 3, 5, 7))
             given = hold == "free" or (
                 hold == "held" and kind in ("switchover", "failback") and node != giver
             )
-            if given and (giver, lease) in present:
+            if given and (giver, lease) in present | bound:
                 text = f"{giver} let go of {lease} with its address still on"
                 found.append(Violation("let go while answering", entry.at_ns, text))
     return found
@@ -334,6 +357,7 @@ def converged(entries: list[Entry], _: Bounds) -> list[Violation]:
 
 CHECKERS: Final[tuple[Checker, ...]] = (
     one_answers,
+    announced_by_who_answers,
     no_later_than_proven,
     under_its_claim,
     tokens_grow,

@@ -7,15 +7,17 @@ told. Nothing of them is in production code. `hunt` runs them.
 # ruff: noqa: ARG001, ARG005, SLF001 - what stands in for a function takes its arguments, and reaches inside
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from chaos.sim import guard
+from chaos.sim.bug import Bug, Patch
+from chaos.sim.fence_bugs import FENCE_BUGS
 from chaos.sim.guard import Guard
 from chaos.sim.node import Node
 from chaos.sim.options import Options
+from chaos.sim.service import Service
 from leaseha.core import (
     deadline,
     facts,
@@ -34,35 +36,6 @@ from leaseha.core.session import Found, OwnWrite, Session
 from leaseha.core.state import Draft, Way
 from leaseha.core.transactions import Absent, Own
 from leaseha.core.values import NS_PER_MS, NS_PER_S, Instant, Put, Txn
-
-Patch = tuple[Any, str, Any]
-"""Owner, name, and what stands there instead."""
-
-
-@dataclass(frozen=True, slots=True)
-class Bug:
-    """One planted bug: its patches, and how the seeds are steered towards it."""
-
-    name: str
-    story: str
-    profile: str
-    plant: Callable[[], list[Patch]]
-    steer: Callable[[Options], None] = lambda options: None
-
-
-@contextlib.contextmanager
-def planted(bug: Bug) -> Iterator[None]:
-    """The bug is there within this."""
-    patches = bug.plant()
-    before = [(owner, name, getattr(owner, name)) for owner, name, _ in patches]
-    for owner, name, instead in patches:
-        setattr(owner, name, instead)
-    try:
-        yield
-    finally:
-        for owner, name, good in before:
-            setattr(owner, name, good)
-
 
 # Deadlines and waits
 
@@ -266,13 +239,13 @@ def _ids_again(options: Options) -> None:
 
 
 def _created() -> list[Patch]:
-    good = Node._extend
+    good = Service.extend
 
-    def _extend(self: Node, lease: str, token: int, until: Instant) -> None:
-        kv = self.world.etcd.keys.get(records.claim_key(lease))
+    def extend(self: Service, lease: str, token: int, until: Instant) -> None:
+        kv = self._world.etcd.keys.get(records.claim_key(lease))
         good(self, lease, kv.create if kv is not None else token, until)
 
-    return [(Node, "_extend", _extend)]
+    return [(Service, "extend", extend)]
 
 
 def _unknown_is_failed() -> list[Patch]:
@@ -445,5 +418,6 @@ BUGS: Final[tuple[Bug, ...]] = (
     Bug("guard-doubt", "the guard frees what it could not take off", "guard", _guard_in_doubt, _stubborn),
     Bug("guard-late", "T12 without its compares, applied late", "guard", _guard_uncompared, _late_closing),
     Bug("watch-compacted", "the watch is not resumed after a compaction", "hands", _watch_ends, _compacting),
+    *FENCE_BUGS,
 )  # fmt: skip
 BY_NAME: Final = {bug.name: bug for bug in BUGS}

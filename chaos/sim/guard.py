@@ -38,9 +38,19 @@ class Guard:
         self._soon(self._take_down)
 
     def _take_down(self) -> None:
-        unknown = [lease for lease in self._node.kernel if not self.unbind(lease)]
+        self._node.service.fence.ended()
+        unknown = [] if self.close_fence() else ["the fence"]
+        unknown += [lease for lease in self._node.leases if not self.unbind(lease)]
         if self.may_free(unknown):
             self._soon(self._read)
+
+    def close_fence(self) -> bool:
+        """All leases go out of both sets, if there are any, and if the kernel does as it is told."""
+        kernel = self._node.service.kernel
+        if kernel.fenced and self._world.likely(self._world.options.failing_effects):
+            return False
+        kernel.close(self._node.leases)
+        return True
 
     def unbind(self, lease: str) -> bool:
         """The address of a lease goes, if the kernel does as it is told."""
@@ -65,7 +75,7 @@ class Guard:
         if own is None or record is None or record.life is not Life.LIVE:
             return
         letting, lines = [], []
-        for lease in self._node.kernel:
+        for lease in self._node.leases:
             kv = keys.get(records.claim_key(lease))
             claim = records.decode(ClaimRecord, kv.value) if kv is not None else None
             if (

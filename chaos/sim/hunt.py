@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from chaos.sim.bugs import BUGS, BY_NAME, Bug, planted
+from chaos.sim.bug import Bug, planted
+from chaos.sim.bugs import BUGS, BY_NAME
 from chaos.sim.options import drawn
 from chaos.sim.run import Run
 from leaseha.errors import InvariantBroken

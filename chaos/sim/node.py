@@ -1,68 +1,23 @@
 """One simulated node: the real core, and an executor that keeps the contract of its effects in virtual time.
 
-Its address is answered from `BindVip` until `UnbindVip` or the end of its lifetime in the kernel, which goes on
-when the process is frozen or dead. The repository is a process of its own and minds its own deadline.
+What belongs to a lease (address, fence, announcements, repository) is its service's (`chaos.sim.service`).
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Final
 
+from chaos.sim.clock import Clock
 from chaos.sim.etcd import Compacted
+from chaos.sim.service import Make, Service
 from chaos.sim.world import World
-from leaseha.core import effects, events, insync, machine, records
+from leaseha.core import effects, events, machine, records
 from leaseha.core.effects import Effect
-from leaseha.core.events import Event
 from leaseha.core.session import Phase
 from leaseha.core.spec import NodeSpec
 from leaseha.core.state import NodeState, Role
 from leaseha.core.values import NS_PER_MS, Instant, Outcome, Put, Txn, Unknown
-
-PPM: Final = 1_000_000
-LATENESS: Final = (7, 10)
-"""How much of the margin the kernel uses as a rule; `latest` lets it use all that a fast clock waits for."""
-Make = Callable[[Instant], Event]
-
-
-@dataclass(slots=True)
-class Clock:
-    """Two clocks with rates and offsets of their own."""
-
-    boot_offset_ns: int
-    boot_ppm: int
-    raw_offset_ns: int
-    raw_ppm: int
-
-    def read(self, true_ns: int) -> Instant:
-        """Both clocks at a true moment."""
-        boot_ns = self.boot_offset_ns + true_ns * (PPM + self.boot_ppm) // PPM
-        return Instant(boot_ns, self.raw_offset_ns + true_ns * (PPM + self.raw_ppm) // PPM)
-
-    def true_ns(self, at: Instant) -> int:
-        """When the earlier of the two clocks reaches `at`."""
-        boot_ns = (at.boot_ns - self.boot_offset_ns) * PPM // (PPM + self.boot_ppm)
-        return min(boot_ns, (at.raw_ns - self.raw_offset_ns) * PPM // (PPM + self.raw_ppm))
-
-
-@dataclass(slots=True)
-class Kernel:
-    """One lease's address on one node."""
-
-    bound: bool = False
-    ends_ns: int = 0
-    """True time at which the kernel takes it off."""
-
-
-@dataclass(slots=True)
-class Lane:
-    """Effects of one lease in order; `running` is the number of the one under way."""
-
-    queue: deque[Effect] = field(default_factory=deque)
-    running: Effect | None = None
-    number: int = 0
 
 
 class Node:
@@ -78,12 +33,13 @@ class Node:
         self.stopped = False
         self.starts = 0
         self.state: NodeState = machine.initial(spec("none"))
-        self.kernel = {lease.name: Kernel() for lease in self.state.spec.leases}
-        self.told: dict[str, Instant] = {}
-        self.gate: dict[str, tuple[int, Instant]] = {}
-        self._lanes: dict[str, Lane] = {}
+        self.leases = tuple(lease.name for lease in self.state.spec.leases)
+        self.fenced = name not in world.options.unfenced
+        self.service = Service(self)
         self._todo: deque[Effect] = deque()
         self._inbox: deque[Make] = deque()
+        self._waiting: list[Callable[[], None]] = []
+        """What other threads of the process do when it is awake again."""
         self._wake: Instant | None = None
         self._watch_from = 0
         self._watch_due = False
@@ -96,23 +52,35 @@ class Node:
 
     def start(self) -> None:
         """A new process: sees nothing, removes what an older one left."""
+        self._begin(machine.initial(self.next_spec()))
+        self.service.begin()
+        self.give(events.Started)
+
+    def next_spec(self) -> NodeSpec:
+        """Of the process that begins next, with an incarnation of its own."""
+        return self._spec(f"{self.name}#{self.starts + 1}")
+
+    def succeed(self, state: NodeState, deadlines: dict[str, Instant]) -> None:
+        """Another program in place of this one, by `exec`: addresses and fence stay as they are (reload)."""
+        self._begin(state)
+        self.service.adopt(deadlines)
+        if state.session.id:
+            self._keep_alive(state.session.id, self.starts, state.spec.session_ttl_s)
+        self.give(events.Started)
+
+    def _begin(self, state: NodeState) -> None:
         self.starts += 1
         self.alive, self.frozen, self.stopped = True, False, False
-        self.state = machine.initial(self._spec(f"{self.name}#{self.starts}"))
-        self._lanes = {lease.name: Lane() for lease in self.state.spec.leases}
-        self._todo.clear()
-        self._inbox.clear()
+        self.state = state
+        for what in (self._todo, self._inbox, self._waiting):
+            what.clear()
         self._wake, self._watch_from = None, 0
-        for lease in self.kernel:
-            self._off(lease)
-        self.give(events.Started)
 
     def kill(self) -> None:
         """SIGKILL to all processes; the kernel keeps the address to the end of its lifetime."""
         self.world.history.add(self.world.now_ns, "died", self.name)
         self.alive = False
-        self.told.clear()
-        self.gate.clear()
+        self.service.died()
 
     def freeze(self, duration_ns: int) -> None:
         """SIGSTOP to the agent, at whatever step it is."""
@@ -125,6 +93,12 @@ class Node:
         """SIGCONT: goes on where it was."""
         if self.frozen and (start is None or start == self.starts):
             self.frozen = False
+            waiting, self._waiting = self._waiting, []
+            for do in waiting:  # before the steps, or beside them
+                if self.world.chance.random() < 0.5 and not self.frozen:
+                    do()
+                else:
+                    self.awake(self.world.between(0, NS_PER_MS // 10), do)
             self._run()
 
     # Events in, effects out
@@ -148,6 +122,20 @@ class Node:
                 self.give(make)
 
         self.world.after(delay_ns, arrive)
+
+    def awake(self, delay_ns: int, do: Callable[[], None]) -> None:
+        """What this process does after a while, beside its steps; later if it is frozen then, never if it is dead."""
+        start = self.starts
+
+        def act() -> None:
+            if start != self.starts or not self.alive:
+                return
+            if self.frozen:
+                self._waiting.append(do)
+            else:
+                do()
+
+        self.world.after(delay_ns, act)
 
     def _run(self) -> None:
         while self.alive and not self.frozen:
@@ -176,13 +164,16 @@ class Node:
                 self._closed.add(session)
                 self.world.ask(self.name, lambda: self.world.etcd.revoke(session))
             case effects.Extend(lease, token, deadline):
-                self._extend(lease, token, deadline)
+                self.service.extend(lease, token, deadline)
             case effects.Stopped():
                 self.stopped = True
-            case effects.Transitioned() | effects.MoveEnded() | effects.Warned():
+            case effects.Transitioned():
+                if effect.role_to == Role.FENCED.value:
+                    self.service.give_up(effect.lease)
+            case effects.MoveEnded() | effects.Warned():
                 pass
             case _:
-                self._enqueue(effect)
+                self.service.enqueue(effect)
 
     def _set_wake(self, at: Instant) -> None:
         self._wake = at
@@ -297,152 +288,37 @@ class Node:
         wall_ms = self.world.now_ns // NS_PER_MS
         self.give(lambda at: events.Snapshot(at, 0, head, wall_ms, keys))
 
-    # Addresses and repository
+    # What is seen of it
 
-    def _enqueue(self, effect: Effect) -> None:
-        lane = self._lanes[effect.lease]  # type: ignore[union-attr]  # what is left has a lease
-        if getattr(effect, "urgent", False):
-            given_up = [queued for queued in lane.queue if not getattr(queued, "urgent", False)]
-            lane.queue = deque(queued for queued in lane.queue if getattr(queued, "urgent", False))
-            if lane.running is not None and not getattr(lane.running, "urgent", False):
-                given_up.append(lane.running)
-                lane.running = None
-                lane.number += 1
-            for queued in given_up:
-                self._report(queued, ok=False)
-        lane.queue.append(effect)
-        self._next(effect.lease)  # type: ignore[union-attr]  # as above
+    @property
+    def told(self) -> dict[str, Instant]:
+        """Lease -> until when it may be served."""
+        return self.service.told
 
-    def _next(self, lease: str) -> None:
-        lane = self._lanes[lease]
-        if lane.running is not None or not lane.queue:
-            return
-        lane.running = lane.queue.popleft()
-        lane.number += 1
-        number, start, effect = lane.number, self.starts, lane.running
-        slow = self.world.likely(self.world.options.slow)
-        delay_ns = self.world.between(NS_PER_MS // 10, 300 * NS_PER_MS if slow else 4 * NS_PER_MS)
+    def idle(self) -> bool:
+        """Nothing waits to be handled or carried out."""
+        return not self._todo and not self._inbox and self.service.idle()
 
-        def act() -> None:
-            if start != self.starts or number != lane.number or not self.alive:
-                return
-            if self.frozen:
-                self.world.after(NS_PER_MS, act)
-                return
-            lane.running = None
-            self._report(effect, ok=self._act(effect))
-            self._next(lease)
-
-        self.world.after(delay_ns, act)
-
-    def _report(self, effect: Effect, *, ok: bool) -> None:
-        name, lease = type(effect).__name__, effect.lease  # type: ignore[union-attr]  # as above
-        serial = effect.serial  # type: ignore[union-attr]  # as above
-        self.give(lambda at: events.EffectDone(at, lease, name, serial, ok))
-        if name == "Announce" and ok:
-            self.later(NS_PER_MS, lambda at: events.FirstAnswer(at, lease, serial))
-
-    def _act(self, effect: Effect) -> bool:
-        if self.world.likely(self.world.options.failing_effects):
-            if self.world.likely(0.5):  # done, but told to have failed
-                self._do(effect)
-            return False
-        return self._do(effect)
-
-    def _do(self, effect: Effect) -> bool:
-        match effect:
-            case effects.BindVip(lease, _, deadline):
-                return self._bind(lease, deadline)
-            case effects.UnbindVip(lease):
-                self.told.pop(lease, None)
-                self._off(lease)
-            case effects.OpenGate(lease, _, token, _, deadline):
-                if self._newest(lease, deadline).deadline_passed(self.now()):
-                    return False
-                self.gate[lease] = (token, self._newest(lease, deadline))
-            case effects.CloseGate(lease):
-                self.gate.pop(lease, None)
-            case effects.Announce(lease, _, deadline):
-                return not self._newest(lease, deadline).deadline_passed(self.now())
-            case _:
-                pass
-        return True
-
-    def _newest(self, lease: str, deadline: Instant) -> Instant:
-        return self.told.get(lease, deadline)
-
-    def _bind(self, lease: str, deadline: Instant) -> bool:
-        until = self._newest(lease, deadline)
-        if until.deadline_passed(self.now()):
-            return False
-        self._on(lease, until)
-        return True
-
-    def _extend(self, lease: str, token: int, deadline: Instant) -> None:
-        self.told[lease] = deadline
-        until_ns = self.clock.true_ns(deadline)
-        world, own = self.world, self.state.session
-        # Until a session that takes the place of a vanished one is registered, the deadline is of that one's renewals.
-        proven = own.id if own.phase is Phase.LIVE else own.old or own.id
-        world.history.add(world.now_ns, "told", self.name, lease, token, proven, until_ns)
-        if lease in self.gate:
-            self.gate[lease] = (token, deadline)
-        if self.kernel[lease].bound and not deadline.deadline_passed(self.now()):
-            self._on(lease, deadline)
-
-    def _on(self, lease: str, until: Instant) -> None:
-        """The kernel has the address until `until`, and a little longer."""
-        kernel, world = self.kernel[lease], self.world
-        kernel.ends_ns = self.clock.true_ns(until) + self._late_ns()
-        if not kernel.bound:
-            kernel.bound = True
-            world.history.add(world.now_ns, "present", self.name, lease)
-        ends_ns = kernel.ends_ns
-
-        def expire() -> None:
-            if kernel.bound and kernel.ends_ns == ends_ns:
-                self.vanish(lease, "its lifetime ended")
-
-        world.after(ends_ns - world.now_ns, expire)
-
-    def _late_ns(self) -> int:
-        options = self.world.options
-        if options.latest:
-            return options.margin_ns * PPM // (PPM + options.drift_ppm)
-        return self.world.between(0, options.margin_ns * LATENESS[0] // LATENESS[1])
-
-    def _off(self, lease: str) -> None:
-        if self.kernel[lease].bound:
-            self.kernel[lease].bound = False
-            self.world.history.add(self.world.now_ns, "absent", self.name, lease)
+    def answers(self, lease: str) -> bool:
+        """Its address is bound, and the fence open."""
+        return self.service.kernel.answers(lease)
 
     def vanish(self, lease: str, why: str) -> None:
         """The address goes, by the kernel's or someone's hand; the kernel tells the agent."""
-        if self.kernel[lease].bound:
-            self._off(lease)
-            self.later(NS_PER_MS, lambda at: events.VipMissing(at, lease, why))
+        if self.service.kernel.unbind(lease):
+            self.gone(lease, why)
+
+    def gone(self, lease: str, why: str) -> None:
+        """What the kernel tells of an address that went."""
+        self.later(NS_PER_MS, lambda at: events.VipMissing(at, lease, why))
 
     def client_writes(self, lease: str) -> None:
-        """A backup client's write, if it is heard and the gate lets it in; and its acknowledgement."""
-        token, deadline = self.gate.get(lease, (0, self.now()))
-        if not self.kernel[lease].bound or lease not in self.gate or deadline.deadline_passed(self.now()):
-            return
-        world = self.world
-        world.history.add(world.now_ns, "write", self.name, lease, token)
-        state = self.state.leases[lease]
-        if (
-            state.role is not Role.HOLDER
-            or not self.state.spec.lease_by_name[lease].replicated
-            or self.frozen
-        ):
-            return
-        must, streams = insync.must_have(self.state, lease), state.wanted
-        if streams is not None and must <= streams | {self.state.spec.store}:
-            world.history.add(world.now_ns, "ack", lease, frozenset(must | streams | {self.state.spec.store}))
+        """A backup client's write, and its acknowledgement."""
+        self.service.client_writes(lease)
 
     def holds(self, lease: str) -> bool:
-        """It serves, and its address is on."""
-        return self.alive and self.state.leases[lease].role is Role.HOLDER and self.kernel[lease].bound
+        """It serves, and answers."""
+        return self.alive and self.state.leases[lease].role is Role.HOLDER and self.answers(lease)
 
     def live(self) -> bool:
         """Its session is registered."""

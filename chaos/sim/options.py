@@ -72,37 +72,58 @@ class Options:
     """The kernel uses the whole margin, and clocks run as fast or as slow as the drift allows."""
     silence_ns: int = 0
     """When the holder of one lease falls silent, and nothing else happens: G3 is judged. 0: not in this run."""
+    unfenced: frozenset[str] = frozenset("abcd")
+    """Nodes without a kernel fence: address lifetimes alone end what they serve."""
+    lifetime_margin_ns: int = 0
+    """What others wait for their sake in a cluster that has both kinds; 0: as for all."""
+    freeze_arming: float = 0.0
+    """How often the agent is frozen between two steps of arming its fence."""
+    freeze_frames: float = 0.0
+    """How often it is frozen between reading the clock for a frame and sending it."""
+    slewed: bool = False
+    """NTP slows the first clock of every other node, and the kernel's timers with it, by far more than the drift."""
     faults: dict[str, float] = field(default_factory=dict)
     """Fault or order to its mean number in the unkind time, for each node."""
 
 
 _FAULTS: Final[dict[str, dict[str, float]]] = {
     "crash": {"kill": 1.2, "restart": 2, "stop": 0.3},
-    "freeze": {"freeze": 2.5, "kill": 0.2, "restart": 1},
-    "network": {"cut": 2, "cut_requests": 0.7, "cut_replies": 0.7, "cut_watch": 0.7, "elect": 0.5, "heal": 4},
-    "copies": {"switchover": 1.5, "stop": 0.5, "restart": 2, "cut": 0.8, "heal": 2, "ttl": 1, "elect": 0.3},
+    "freeze": {"freeze": 2.5, "kill": 0.2, "restart": 1, "reload": 0.3},
+    "network": {
+        "cut": 2, "cut_requests": 0.7, "cut_replies": 0.7, "cut_watch": 0.7, "elect": 0.5, "heal": 4,
+        "reload": 0.3,
+    },
+    "copies": {
+        "switchover": 1.5, "stop": 0.5, "restart": 2, "cut": 0.8, "heal": 2, "ttl": 1, "elect": 0.3,
+        "reload": 0.3,
+    },
     "hands": {
         "drop_session": 0.8, "drop_claim": 0.5, "revoke": 0.4, "cut": 0.8, "heal": 2, "compact": 1, "freeze": 0.5,
     },
     "restore": {"restore": 0.4, "save": 1, "cut": 0.5, "heal": 2, "switchover": 1, "kill": 0.3, "restart": 1},
     "slices": {"drop_claim": 0.8, "cut_watch": 1.0, "heal": 0.5, "cut": 0.3},
-    "calm": {"kill": 0.5, "restart": 1, "health": 0.5, "switchover": 0.3, "compact": 0.5, "remove_vip": 0.5},
-    "insync": {"copies": 6, "kill": 0.5, "restart": 1, "cut": 0.5, "heal": 1.5, "switchover": 0.5},
+    "calm": {
+        "kill": 0.5, "restart": 1, "health": 0.5, "switchover": 0.3, "compact": 0.5, "remove_vip": 0.5,
+        "reload": 0.3,
+    },
+    "insync": {"copies": 6, "kill": 0.5, "restart": 1, "cut": 0.5, "heal": 1.5, "switchover": 0.5, "reload": 0.3},
     "takeover": {},
     "swarm": {},
     "guard": {
         "crash": 1.5, "hang": 0.7, "hush": 0.5, "restart": 2, "kill": 0.2, "cut": 0.4, "heal": 1, "switchover": 0.4,
         "ttl": 0.3, "drop_session": 0.2, "stop": 0.2,
+        "reload": 0.3,
     },
     "tight": {
         "freeze": 1, "kill": 0.5, "restart": 1.5, "cut": 1, "heal": 2, "switchover": 0.5, "ttl": 0.5, "unkeep": 0.5,
-        "drop_session": 0.2,
+        "drop_session": 0.2, "reload": 0.3,
     },
     "wiped": {"wipe": 0.7, "copies": 8, "switchover": 3, "kill": 0.4, "restart": 2, "cut": 0.7, "heal": 2},
     "mixed": {
         "kill": 0.4, "restart": 1.5, "freeze": 0.5, "cut": 0.5, "cut_requests": 0.2, "cut_replies": 0.2,
         "cut_watch": 0.3, "heal": 2, "elect": 0.2, "switchover": 0.4, "stale_intent": 0.4, "ttl": 0.3, "health": 0.4,
         "drop_session": 0.2, "drop_claim": 0.15, "revoke": 0.15, "compact": 0.4, "remove_vip": 0.2, "stop": 0.2,
+        "reload": 0.3,
     },
 }  # fmt: skip
 
@@ -132,7 +153,27 @@ def drawn(seed: int, profile: str = "") -> Options:
     options.watch_lag_ns = chance.choice((3 * NS_PER_MS, ttl_ns // 20, ttl_ns // 20))
     options.faults = dict(_FAULTS[chosen])
     _steer(options, chance)
+    _fence(options)
     return options
+
+
+def _fence(options: Options) -> None:
+    """Which nodes have one, and what befalls it; drawn apart, so that all else is the same with and without."""
+    chance = random.Random(f"fence {options.seed}")
+    kind = chance.choices(("all", "both", "none"), weights=(5, 1, 2))[0]
+    freezes, frames, slewed = (
+        chance.choice((0, 0.003, 0.02)),
+        chance.choice((0, 0.05)),
+        chance.random() < 0.25,
+    )
+    if kind == "none" or options.margin_ns == 0:
+        return
+    options.unfenced = frozenset() if kind == "all" or options.profile in SHARP else frozenset("bd")
+    if options.unfenced:
+        options.lifetime_margin_ns = 1500 * NS_PER_MS
+    if options.profile not in ("calm", "takeover", "wiped"):
+        options.freeze_arming, options.freeze_frames = freezes, frames
+        options.slewed = slewed and not options.unfenced
 
 
 def _steer(options: Options, chance: random.Random) -> None:

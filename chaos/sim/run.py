@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import functools
 import gc
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from chaos.checkers import Bounds, Violation, judge
-from chaos.sim import guard
-from chaos.sim.etcd import Saved
-from chaos.sim.node import PPM, Clock, Node
+from chaos.sim.clock import PPM, Clock
+from chaos.sim.faults import Faults
+from chaos.sim.node import Node
 from chaos.sim.options import Options, drawn
 from chaos.sim.world import World
-from leaseha.core import actions, events, placement, records
-from leaseha.core.records import IntentRecord, Kind
+from leaseha.core import actions, placement, records
 from leaseha.core.spec import LeaseSpec, NodeSpec
 from leaseha.core.state import Draft
-from leaseha.core.values import NS_PER_MS, NS_PER_S, Delete, Instant, Put
+from leaseha.core.values import NS_PER_MS, NS_PER_S, Put
 
+SLEW_PPM: Final = 90_000
+"""chrony slews by up to 83,333, adjtimex by up to 100,000."""
 ORDER_NS: Final = 2 * NS_PER_S
 """In a kind world a switchover is done within this."""
 AROUND_NS: Final = 40 * NS_PER_MS
@@ -45,8 +44,7 @@ class Run:
         self.leases = [f"l{number}" for number in range(options.leases)]
         self.stores = {name: f"store-{name}" for name in "abcd"[: options.nodes]}
         self.nodes = {name: self._node(name) for name in self.stores}
-        self._saved: Saved | None = None
-        self._tokens: dict[str, list[int]] = {lease: [] for lease in self.leases}
+        self.faults = Faults(self)
 
     def _node(self, name: str) -> Node:
         world, options = self.world, self.options
@@ -56,7 +54,7 @@ class Run:
             return NodeSpec(
                 "sim", name, self.stores[name], incarnation, tuple(self._lease(lease) for lease in self.leases),
                 ttl_ns=options.ttl_ns, renew_every_ns=options.renew_every_ns, ttl_max_ns=options.ttl_max_ns,
-                margin_ns=options.margin_ns, drift_ppm=ppm, slice_size=options.slice_size,
+                margin_ns=self._margin_ns(name), drift_ppm=ppm, slice_size=options.slice_size,
                 session_ttl_s=max(2, -(-2 * options.ttl_max_ns // NS_PER_S)),
             )  # fmt: skip
 
@@ -67,7 +65,20 @@ class Run:
             return world.chance.choice((-ppm, ppm)) if options.latest else world.between(-ppm, ppm)
 
         clock = Clock(offset(), rate(), offset(), rate())
+        if options.slewed and world.chance.random() < 0.5:
+            clock.boot_ppm = -SLEW_PPM
         return Node(world, name, clock, spec)
+
+    def _margin_ns(self, name: str) -> int:
+        options = self.options
+        return (
+            options.lifetime_margin_ns
+            if name in options.unfenced and options.lifetime_margin_ns
+            else options.margin_ns
+        )
+
+    def _most_margin_ns(self) -> int:
+        return max(self.options.margin_ns, self.options.lifetime_margin_ns)
 
     def _lease(self, lease: str) -> LeaseSpec:
         at = self.leases.index(lease)
@@ -86,15 +97,15 @@ class Run:
         """Unkind, kind, judged."""
         world, options = self.world, self.options
         for node in self.nodes.values():
-            world.after(world.between(0, NS_PER_S), self._starter(node))
-        self._plan_faults()
+            world.after(world.between(0, NS_PER_S), self.faults.starter(node))
+        self.faults.plan()
         self._clients()
         world.run_until(options.unkind_ns)
         self._heal()
         bound_ns = self.convergence_ns()
         deadline_ns = world.now_ns + bound_ns
         # What was broken at the last moment (a claim deleted by hand) must show before it is looked for.
-        world.run_until(world.now_ns + options.ttl_max_ns + 2 * options.margin_ns)
+        world.run_until(world.now_ns + options.ttl_max_ns + 2 * self._most_margin_ns())
         while world.now_ns < deadline_ns and self._wrong():
             world.run_until(world.now_ns + 100 * NS_PER_MS)
         if wrong := self._wrong():
@@ -118,55 +129,10 @@ class Run:
     def convergence_ns(self) -> int:
         """How long the kind world may take: every wait there is, one after the other."""
         options = self.options
-        waits_ns = 6 * (options.ttl_max_ns + options.margin_ns) + 2 * options.hold_down_ns
+        waits_ns = 6 * (options.ttl_max_ns + self._most_margin_ns()) + 2 * options.hold_down_ns
         if options.failing_effects:
             waits_ns += actions.STUCK_NS
         return waits_ns + 20 * NS_PER_S + 12 * options.renew_every_ns
-
-    def _starter(self, node: Node) -> Callable[[], None]:
-        def start() -> None:
-            if not node.alive:
-                self._begin(node)
-
-        return start
-
-    def _begin(self, node: Node) -> None:
-        self.world.history.add(self.world.now_ns, "registered", node.name)
-        node.start()
-
-    def _what(self, fault: str) -> Callable[[Node], None]:
-        return guard.FAULTS[fault] if fault in guard.FAULTS else getattr(self, f"_do_{fault}")
-
-    def _plan_faults(self) -> None:
-        world, options = self.world, self.options
-        for node in self.nodes.values():
-            for fault, mean in options.faults.items():
-                count = world.chance.choices((0, 1, 2, 4), weights=(2, 2, 1, 0.5))[0] * mean
-                for _ in range(round(count)):
-                    at_ns = world.between(NS_PER_S, options.unkind_ns)
-                    world.after(at_ns, self._fault(self._what(fault), node))
-
-        if options.silence_ns:
-            world.after(options.silence_ns, self._silence)
-
-    def _silence(self) -> None:
-        """The holder of one lease says nothing any more, in one of the ways in which that happens."""
-        holder = next((node for node in self.nodes.values() if node.holds(self.leases[0])), None)
-        if holder is None:
-            return
-        self.world.history.add(self.world.now_ns, "silent", holder.name)
-        way = self.world.chance.choice(("kill", "freeze", "cut"))
-        if way == "freeze":
-            holder.freeze(self.convergence_ns())
-        else:
-            getattr(self, f"_do_{way}")(holder)
-
-    def _fault(self, do: Callable[[Node], None], node: Node) -> Callable[[], None]:
-        def happen() -> None:
-            if not self.world.healed:
-                do(node)
-
-        return happen
 
     def _clients(self) -> None:
         for lease in self.leases:
@@ -183,9 +149,9 @@ class Run:
             node.thaw()
             if not node.alive or node.stopped or node.state.stopping:
                 node.alive = False
-                self._begin(node)
+                self.faults.begin(node)
             for lease in self.leases:
-                self._tell_health(node, lease, penalty=0, why="")
+                self.faults.tell_health(node, lease, penalty=0, why="")
         if self.options.replicated:
             self._replicate()
 
@@ -200,7 +166,7 @@ class Run:
                 self.world.etcd.write((Put(records.insync_key(lease), records.encode(everyone)),))
             for node in self.nodes.values():
                 if node.holds(lease):
-                    self._streams(node, lease, frozenset(self.stores.values()))
+                    self.faults.streams(node, lease, frozenset(self.stores.values()))
         self.world.after(200 * NS_PER_MS, self._replicate)
 
     def _wrong(self) -> str:
@@ -236,7 +202,7 @@ class Run:
             return
         target = best.node
         began_ns = world.now_ns
-        self._intend(lease, target, holder.state.leases[lease].token, "order")
+        self.faults.intend(lease, target, holder.state.leases[lease].token, "order")
         seen = len(world.history.entries)
         done = False
         while not done and world.now_ns < began_ns + ORDER_NS:
@@ -248,196 +214,6 @@ class Run:
             world.history.add(
                 world.now_ns, "unhealed", f"switchover of {lease} to {target} was not done: {roles}"
             )
-
-    def _intend(self, lease: str, target: str, token: int, reason: str) -> None:
-        intent = IntentRecord(Kind.SWITCHOVER, "operator", token, target, reason)
-        self.world.etcd.write((Put(records.intent_key(lease), records.encode(intent)),))
-
-    # Faults and orders, one a method
-
-    def _lease_of_chance(self) -> str:
-        return self.world.chance.choice(self.leases)
-
-    def _do_kill(self, node: Node) -> None:
-        if node.alive:
-            node.kill()
-
-    def _do_restart(self, node: Node) -> None:
-        if not node.alive or node.stopped:
-            node.alive = False
-            self._begin(node)
-
-    def _do_hard_release(self, node: Node) -> None:
-        """A holder lets go, is cut off meanwhile for longer than its ttl, and is well again."""
-        for lease in self.leases:
-            if node.holds(lease):
-                if self.options.hard_breaks:  # no target is chosen then: *free* is written
-                    node.give(functools.partial(events.ResourceFailed, lease=lease, detail="broken"))
-                else:
-                    self._tell_health(node, lease, penalty=0, why="gateway gone")
-                self.world.after(self.world.between(0, 600 * NS_PER_MS), self._fault(self._do_cut, node))
-                end_ns = self.options.ttl_ns + self.world.between(600 * NS_PER_MS, 2 * self.options.ttl_ns)
-                self.world.after(end_ns, self._fault(self._do_heal, node))
-                self.world.after(end_ns, self._fault(self._do_recover, node))
-
-    def _do_orphan(self, node: Node) -> None:
-        """While no other sees it a holder is cut off and loses its record; then the others read everything anew."""
-        if not any(node.holds(lease) for lease in self.leases):
-            return
-        world, ttl_ns = self.world, self.options.ttl_ns
-        others = [name for name in self.nodes if name != node.name]
-        world.cut_watch.update(others)
-
-        def strike(_: Node) -> None:
-            self._do_cut(node)
-            self._do_drop_session(node)
-            world.etcd.compact(world.etcd.revision)
-
-        def mend(_: Node) -> None:
-            world.cut_watch.difference_update(others)
-
-        struck_ns = world.between(ttl_ns, 3 * ttl_ns)
-        mended_ns = struck_ns + world.between(0, ttl_ns // 2)
-        for at_ns, do in ((struck_ns, strike), (mended_ns, mend), (struck_ns + 3 * ttl_ns, self._do_heal)):
-            world.after(at_ns, self._fault(do, node))
-
-    def _do_reborn(self, node: Node) -> None:
-        """A node opens a session, is cut off, and etcd goes back to before it: another may be granted the same id."""
-        world, ttl_ns = self.world, self.options.ttl_ns
-        other = self.nodes[world.chance.choice([name for name in self.nodes if name != node.name])]
-        opened_ns = world.between(100 * NS_PER_MS, 2 * ttl_ns)
-
-        def begin(one: Node) -> None:
-            self._do_kill(one)
-            self._begin(one)
-
-        def rewind(_: Node) -> None:
-            self._do_cut(node)
-            self._do_restore(node)
-            begin(other)
-
-        self._do_save(node)
-        begin(node)
-        world.after(opened_ns, self._fault(rewind, node))
-        world.after(opened_ns + world.between(ttl_ns // 2, 3 * ttl_ns), self._fault(self._do_heal, node))
-
-    def _do_recover(self, node: Node) -> None:
-        for lease in self.leases:
-            self._tell_health(node, lease, penalty=0, why="")
-
-    def _do_stop(self, node: Node) -> None:
-        node.give(events.StopAsked)
-
-    def _do_freeze(self, node: Node) -> None:
-        if node.alive:
-            node.freeze(self.world.between(self.options.ttl_ns // 4, 4 * self.options.ttl_ns))
-
-    def _do_cut(self, node: Node) -> None:
-        self.world.cut_requests.add(node.name)
-        self.world.cut_replies.add(node.name)
-
-    def _do_cut_requests(self, node: Node) -> None:
-        self.world.cut_requests.add(node.name)
-
-    def _do_cut_replies(self, node: Node) -> None:
-        self.world.cut_replies.add(node.name)
-
-    def _do_cut_watch(self, node: Node) -> None:
-        self.world.cut_watch.add(node.name)
-
-    def _do_heal(self, node: Node) -> None:
-        for cut in (self.world.cut_requests, self.world.cut_replies, self.world.cut_watch):
-            cut.discard(node.name)
-
-    def _do_elect(self, _: Node) -> None:
-        self.world.elect()
-
-    def _do_switchover(self, node: Node) -> None:
-        lease = self._lease_of_chance()
-        token = self._token(lease)
-        late_ns = self.world.between(0, 50 * NS_PER_MS)
-        self._tokens[lease].append(token)
-        self.world.after(late_ns, lambda: self._intend(lease, node.name, token, "order"))
-
-    def _do_stale_intent(self, node: Node) -> None:
-        lease = self._lease_of_chance()
-        old = [token for token in self._tokens[lease] if token != self._token(lease)]
-        token = self.world.chance.choice(old) if old else 1
-        self._intend(lease, node.name, token, "stale")
-
-    def _token(self, lease: str) -> int:
-        kv = self.world.etcd.keys.get(records.claim_key(lease))
-        return kv.mod if kv is not None else 0
-
-    def _do_ttl(self, node: Node) -> None:
-        ttl_ns = (
-            self.options.ttl_ns * self.world.chance.choice((1, 1, 2, 3)) // self.world.chance.choice((1, 2))
-        )
-        node.give(lambda at: events.TtlChanged(at, ttl_ns))
-
-    def _do_health(self, node: Node) -> None:
-        lease = self._lease_of_chance()
-        why = self.world.chance.choice(("", "gateway gone"))
-        self._tell_health(node, lease, penalty=self.world.chance.choice((0, -15, -60)), why=why)
-
-    def _tell_health(self, node: Node, lease: str, *, penalty: int, why: str) -> None:
-        def told(at: Instant) -> events.Event:
-            if bool(node.state.leases[lease].ineligible) != bool(why):
-                self.world.history.add(self.world.now_ns, "well", node.name, lease, not why)
-            return events.HealthChanged(at, lease, penalty, why)
-
-        node.give(told)
-
-    def _do_copies(self, node: Node) -> None:
-        lease = self._lease_of_chance()
-        if node.holds(lease):
-            chosen = [store for store in self.stores.values() if self.world.chance.random() < 0.6]
-            self._streams(node, lease, frozenset((*chosen, self.stores[node.name])))
-
-    def _streams(self, node: Node, lease: str, stores: frozenset[str]) -> None:
-        """The replication of a holder streams to these from now on; a new one was brought up to date first."""
-        before = node.state.leases[lease].wanted or frozenset()
-        for store in sorted(stores - before):
-            self.world.history.add(self.world.now_ns, "copied", lease, store)
-        node.give(lambda at: events.CopiesReported(at, lease, stores))
-
-    def _do_wipe(self, node: Node) -> None:
-        """Its disk is replaced, once a run: another store under the same name, and nothing on it."""
-        if any(store.endswith("+") for store in self.stores.values()):
-            return
-        if node.alive:
-            node.kill()
-        self.stores[node.name] += "+"
-        self.world.after(self.world.between(0, self.options.ttl_ns), self._starter(node))
-
-    def _do_unkeep(self, node: Node) -> None:
-        self.world.unkept.add(node.name)
-
-    def _do_drop_session(self, node: Node) -> None:
-        if node.state.session.id:
-            self.world.etcd.write((Delete(records.session_key(node.state.session.id)),))
-
-    def _do_drop_claim(self, _: Node) -> None:
-        self.world.etcd.write((Delete(records.claim_key(self._lease_of_chance())),))
-
-    def _do_revoke(self, node: Node) -> None:
-        self.world.etcd.revoke(node.state.session.id)
-
-    def _do_compact(self, _: Node) -> None:
-        self.world.etcd.compact(self.world.etcd.revision - self.world.between(0, 3))
-
-    def _do_remove_vip(self, node: Node) -> None:
-        node.vanish(self._lease_of_chance(), "removed by hand")
-
-    def _do_save(self, _: Node) -> None:
-        self._saved = self.world.etcd.save()
-
-    def _do_restore(self, _: Node) -> None:
-        if self._saved is not None:
-            self.world.etcd.restore(self._saved, self.world.now_ns)
-            if self.options.reuse_sessions:
-                self.world.etcd.next_lease = self._saved.next_lease
-            self.world.history.add(self.world.now_ns, "restored", self._saved.revision)
 
 
 def run_seed(seed: int, profile: str = "") -> Result:

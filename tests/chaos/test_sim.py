@@ -4,7 +4,8 @@ import pytest
 
 from chaos.sim import __main__ as command
 from chaos.sim import hunt
-from chaos.sim.bugs import BUGS, BY_NAME, planted
+from chaos.sim.bug import planted
+from chaos.sim.bugs import BUGS, BY_NAME
 from chaos.sim.options import PROFILES, drawn
 from chaos.sim.run import Run, run_seed
 from leaseha.core import deadline, session, taking

@@ -87,7 +87,7 @@ def leases_of(count: int) -> dict[str, Any]:
         found[lease_name(number)] = {
             "vips": vips,
             "priority": priority,
-            "hold_down": "3s",
+            "hold_down": "5s",
             "flap_budget": 60,
         }
     return found

@@ -62,9 +62,9 @@ def collect(draft: Draft) -> None:
 def forget_moved(draft: Draft, reads: Iterable[KeyValue]) -> None:
     """Claims that a refused write found to stand otherwise, where nothing else was seen yet (after a handover)."""
     mods = {kv.key: kv.mod for kv in reads}
-    for name, state in draft.leases.items():
-        if state.mine and mods.get(records.claim_key(name), state.token) != state.token:
-            draft.update(name, mine=False, cover=None, lost="taken")
+    ours = [(name, state.token) for name, state in draft.leases.items() if state.mine]
+    for name in [name for name, token in ours if mods.get(records.claim_key(name), token) != token]:
+        draft.update(name, mine=False, cover=None, lost="taken")
 
 
 def tell_of_twin(draft: Draft) -> None:

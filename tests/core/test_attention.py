@@ -144,17 +144,22 @@ def test_an_ended_session_that_a_claim_names_is_kept() -> None:
     """Whoever takes that lease compares the record."""
     world = quick()
     record = SessionRecord(Life.DEAD, "x", by="b")
-    world.tell(world.etcd.put(records.session_key(77), records.encode(record)))
+    for session in (77, 78):
+        world.tell(world.etcd.put(records.session_key(session), records.encode(record)))
     claim = ClaimRecord(Hold.HELD, node="x", session=77)
     world.tell(world.etcd.put(records.claim_key("other"), records.encode(claim)))
-    world.run(KEPT_NS / NS_PER_S + 10, step_ms=500)
+    world.at_ns += KEPT_NS
+    world.run(2)
 
     assert records.session_key(77) in world.etcd.keys
+    assert records.session_key(78) not in world.etcd.keys
 
 
 def test_leases_of_two_dead_holders_are_taken_by_transactions_of_their_own() -> None:
     """T4 compares one ended session."""
-    leases = tuple(LeaseSpec(name, {"a": 100, "b": 50}, digest="v.x", failback=False) for name in ("l", "m"))
+    leases = tuple(
+        LeaseSpec(name, {"a": 100, "b": 50}, digest="v.x", failback=False) for name in ("l", "m", "n")
+    )
     world = quick(*leases)
     world.dead.add("a")
     world.blind.add("b")
@@ -162,6 +167,7 @@ def test_leases_of_two_dead_holders_are_taken_by_transactions_of_their_own() -> 
         world.etcd.put(records.session_key(session), records.encode(SessionRecord(Life.DEAD, "x", by="y")))
         claim = ClaimRecord(Hold.HELD, node="x", session=session)
         world.etcd.put(records.claim_key(name), records.encode(claim))
+    world.etcd.put(records.claim_key("n"), records.encode(ClaimRecord(Hold.FREE)))
     world.blind.discard("b")
     world.give("b", world.snapshot(0))
     world.run(4)
@@ -171,7 +177,7 @@ def test_leases_of_two_dead_holders_are_taken_by_transactions_of_their_own() -> 
         records.session_key(81),
         records.session_key(82),
     ]
-    assert all(world.role("b", name) is Role.HOLDER for name in ("l", "m"))
+    assert all(world.role("b", name) is Role.HOLDER for name in ("l", "m", "n"))
 
 
 def test_the_echo_of_an_own_renewal_changes_nothing() -> None:

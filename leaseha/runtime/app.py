@@ -105,8 +105,8 @@ class Agent:
         self.pump.attach(asyncio.get_running_loop())
         for lease in config.leases:
             self._make_service(lease)
-        paced, rang = self._urgency.watching(self._observer, lambda: self.pump.state)
-        self._executor = Executor(store, self._services, paced, self.pump.give, self._stopped, rang)
+        paced, pace = self._urgency.watching(self._observer, lambda: self.pump.state)
+        self._executor = Executor(store, self._services, paced, self.pump.give, self._stopped, pace)
         self._status = StatusServer(Answers(self.status, self._alive, self._ready, self._holder), self.reload)
         self._reload = self._make_reload()
         self._urgency.begin()

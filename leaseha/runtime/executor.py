@@ -72,6 +72,16 @@ class Observer(Protocol):
         """Something that an operator should know."""
 
 
+class Timekeeper(Protocol):
+    """Who is told, at once and not a moment later, how late things were."""
+
+    def rang(self, due: Instant, at: Instant) -> None:
+        """The core was to be woken, and was."""
+
+    def answered(self, began: Instant, at: Instant, outcome: Outcome) -> None:
+        """Of a transaction that was sent at `began`; the core does not know of it yet."""
+
+
 class Executor:
     """Carries out effects; results go to `give` as events. `stopped(failure)` is called when the core is done."""
 
@@ -82,15 +92,16 @@ class Executor:
         observer: Observer,
         give: Callable[[Event], None],
         stopped: Callable[[str], None],
-        rang: Callable[[Instant, Instant], None] = lambda *_: None,
+        times: Timekeeper | None = None,
     ) -> None:
-        """`rang` learns when the core was to be woken, and when it was."""
+        """`times` learns how late things were, as they happen."""
         self._store = store
+        self._times = times
         self._services = services
         self._observer = observer
         self._give = give
         self._stopped = stopped
-        self._alarm = Alarm(lambda at: give(events.Tick(at)), rang)
+        self._alarm = Alarm(lambda at: give(events.Tick(at)), self._rang)
         self._watch_of = 0
         self._began: dict[tuple[str, int], Instant] = {}
         self._lanes = {name: Lane(self._act(service), self._ended) for name, service in services.items()}
@@ -135,6 +146,10 @@ class Executor:
         self._tell_all()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=timeout_s)
+
+    def _rang(self, due: Instant, at: Instant) -> None:
+        if self._times is not None:
+            self._times.rang(due, at)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -190,6 +205,8 @@ class Executor:
         except Exception as error:  # noqa: BLE001 - whatever went wrong, nothing proves that it was not applied
             outcome = Unknown(fault(error))
         at = clock.now()
+        if self._times is not None:
+            self._times.answered(began, at, outcome)
         self._tell(lambda: self._observer.commit_ended(effect, began, outcome))
         self._give(events.TxnDone(at, effect.request, outcome))
 

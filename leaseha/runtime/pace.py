@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from leaseha.adapters import clock
+from leaseha.core.deadline import held_ns
 from leaseha.core.effects import Commit, MoveEnded, Transitioned, Warned
-from leaseha.core.session import Phase, deadline_of
+from leaseha.core.session import Session
 from leaseha.core.state import NodeState
 from leaseha.core.values import NS_PER_MS, NS_PER_S, Committed, Instant, Outcome
 from leaseha.runtime.executor import Observer
@@ -60,10 +60,26 @@ class Pace:
         self.last_timer_ns = 0
         """Of the last waking."""
 
-    def timer_rang(self, due: Instant, at: Instant) -> None:
+        self.state: Callable[[], NodeState] | None = None
+        """The node's, of now."""
+        self._proven: tuple[int, Instant | None] = 0, None
+        """The session, and when the last transaction that was proven had been sent."""
+
+    def rang(self, due: Instant, at: Instant) -> None:
         """The alarm of the core."""
         self.last_timer_ns = -due.left_ns(at)
         self.timer_ns.note(self.last_timer_ns, at)
+
+    def answered(self, began: Instant, at: Instant, outcome: Outcome) -> None:
+        """A transaction, sent at `began`."""
+        if self.state is None or not isinstance(outcome, Committed):
+            return
+        self.answer_ns.note(at.boot_ns - began.boot_ns, at)
+        state = self.state()
+        (session, before), self._proven = self._proven, (state.session.id, began)
+        if session == state.session.id and before is not None:
+            whole_ns = held_ns(state.session.ttl_ns, state.spec.drift_ppm)
+            self.used.note((at.boot_ns - before.boot_ns) / max(whole_ns, 1), at)
 
     def told(self, at: Instant) -> dict[str, Any]:
         """For `status`."""
@@ -76,18 +92,16 @@ class Pace:
 
 
 class Paced:
-    """An observer in front of another, which learns all the same. `state` gives the node's, of now."""
+    """An observer in front of another, which learns all the same."""
 
     def __init__(
         self,
         inner: Observer,
         pace: Pace,
-        state: Callable[[], NodeState],
         warn: Callable[[str], None],
     ) -> None:
         self._inner = inner
         self._pace = pace
-        self._state = state
         self._warn = warn
 
     def transitioned(self, effect: Transitioned) -> None:
@@ -101,15 +115,7 @@ class Paced:
         self._inner.effect_ended(effect, began, ok, detail)
 
     def commit_ended(self, effect: Commit, began: Instant, outcome: Outcome) -> None:
-        """A transaction ended; the state does not know of it yet."""
-        at, state = clock.now(), self._state()
-        own = state.session
-        until = deadline_of(own, state.spec.drift_ppm)
-        if isinstance(outcome, Committed):
-            self._pace.answer_ns.note(at.boot_ns - began.boot_ns, at)
-            if own.phase is Phase.LIVE and until is not None and own.proven is not None:
-                whole_ns = until.boot_ns - own.proven.sent_at.boot_ns
-                self._pace.used.note(1 - until.left_ns(at) / max(whole_ns, 1), at)
+        """A transaction ended."""
         self._inner.commit_ended(effect, began, outcome)
 
     def move_ended(self, effect: MoveEnded) -> None:
@@ -122,7 +128,7 @@ class Paced:
 
     def _why_late(self, at: Instant) -> str:
         """Who was late: it is etcd if we had sent in time, and we if not."""
-        own = self._state().session
+        own = self._pace.state().session if self._pace.state is not None else Session()
         sent = [at.boot_ns - write.sent_at.boot_ns for write in own.pending]
         proven = f"{_ms(at.boot_ns - own.proven.sent_at.boot_ns):g} ms ago" if own.proven else "never"
         waits = f"{len(sent)} without an answer, for {_ms(max(sent)):g} ms" if sent else "none was sent since"

@@ -17,7 +17,7 @@ from leaseha import scheduling
 from leaseha.adapters import clock
 from leaseha.core.state import NodeState
 from leaseha.core.values import Instant
-from leaseha.runtime.executor import Observer
+from leaseha.runtime.executor import Observer, Timekeeper
 from leaseha.runtime.pace import Pace, Paced
 
 LOOK_EVERY_S: Final = 1.0
@@ -60,13 +60,10 @@ class Urgency:
         self._keep()
         _log.info("%s", self.sentence())
 
-    def watching(
-        self, observer: Observer, state: Callable[[], NodeState]
-    ) -> tuple[Observer, Callable[[Instant, Instant], None]]:
-        """Who is told of everything, and notes how late it was; and whoever learns when the core was woken."""
-        return Paced(
-            observer, self._pace, state, lambda text: _log.warning("%s", text)
-        ), self._pace.timer_rang
+    def watching(self, observer: Observer, state: Callable[[], NodeState]) -> tuple[Observer, Timekeeper]:
+        """Who is told of everything, and says who was late at a deadline; and who notes how late things were."""
+        self._pace.state = state
+        return Paced(observer, self._pace, lambda text: _log.warning("%s", text)), self._pace
 
     def _keep(self) -> None:
         """Threads that come later get it, too; for as long as the loop runs."""

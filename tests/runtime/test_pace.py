@@ -4,8 +4,9 @@ from types import SimpleNamespace
 
 from leaseha.config import parse
 from leaseha.core import trace
+from leaseha.core.deadline import held_ns
 from leaseha.core.effects import Transitioned
-from leaseha.core.values import NS_PER_MS, Instant
+from leaseha.core.values import NS_PER_MS, Committed, Head, Instant
 from leaseha.runtime import doctor, show
 from leaseha.runtime.pace import WINDOW_NS, Pace, Paced, Worst
 from tests.core import hands
@@ -45,8 +46,9 @@ def test_a_holder_that_stops_at_its_deadline_says_who_was_late():
     seen: list[Transitioned] = []
     inner = SimpleNamespace(transitioned=seen.append)
     pace = Pace()
-    pace.timer_rang(world.now(), world.now().plus(180 * NS_PER_MS))
-    paced = Paced(inner, pace, lambda: world.nodes["a"], said.append)
+    pace.rang(world.now(), world.now().plus(180 * NS_PER_MS))
+    pace.state = lambda: world.nodes["a"]
+    paced = Paced(inner, pace, said.append)
     move = trace.of_move("c", "l", 7, 1)
     stopped = Transitioned("l", "H-deadline", "HOLDER", "FENCED", "no renewal", "", 7, move, world.now())
 
@@ -55,6 +57,21 @@ def test_a_holder_that_stops_at_its_deadline_says_who_was_late():
     assert seen == [stopped]
     assert "a deadline passed: the last proven renewal was sent" in said[0]
     assert "this was noticed 180 ms late" in said[0]
+
+
+def test_a_renewal_has_used_what_passed_since_the_one_before_it_was_sent():
+    world = hands.serving()
+    pace, now = Pace(), world.now()
+    pace.state = lambda: world.nodes["a"]
+    whole_ns = held_ns(world.nodes["a"].session.ttl_ns, world.nodes["a"].spec.drift_ppm)
+
+    for sent_ms, answered_ms in ((0, 30), (200, 600)):
+        began, at = now.plus(sent_ms * NS_PER_MS), now.plus(answered_ms * NS_PER_MS)
+        pace.answered(began, at, Committed(Head(1, 1, 1)))
+
+    told = pace.told(now.plus(600 * NS_PER_MS))
+    assert told["renewal_used"] == round(600 * NS_PER_MS / whole_ns, 3)
+    assert told["etcd_answer_ms"] == 400
 
 
 def sentences(ttl: str, realtime: str) -> list[str]:

@@ -63,6 +63,7 @@ HEADINGS: Final = (
 _HOG: Final = "while True: pass"
 _COPYING_HOG: Final = "data = bytes(4 << 20)\nwhile True: bytearray(data)"
 _NUMBER: Final = re.compile(r"\b[0-9]+\b")
+_HUNG: Final = re.compile(r"the agent of \S+ hung, \d+ ms past its deadline: killing it")
 _WHY: Final = re.compile(
     r"a deadline passed: the last proven renewal was sent (?P<proven>\S+) ms ago, (?:(?P<sent>\d+) without an answer, "
     r"for (?P<waited>\S+) ms|none was sent since); this was noticed (?P<late>\S+) ms late"
@@ -125,6 +126,9 @@ class Measured:
 
 def cause_of(node: str, line: str) -> Cause | None:
     """What the agent's own figures say; None if the line is another."""
+    hung = _HUNG.search(line)
+    if hung is not None:
+        return Cause(node, "the agent did not run for so long that its guard killed it", hung[0])
     found = _WHY.search(line)
     if found is None:
         return None
@@ -220,8 +224,10 @@ def _watch(lab: Lab, found: Measured, seconds: float) -> None:
     began_ns = lab.settle()
     while (passed_s := (time.monotonic_ns() - began_ns) / 1e9) < seconds:
         time.sleep(min(LOOK_S, seconds - passed_s))  # waits for a fact: this much time is what is measured
-        if passed_s >= skip_s:
-            for name in (FIRST, OTHER):
+        for name in (FIRST, OTHER):
+            if not lab.nodes[name].running:
+                lab.start_node(name)  # as a service manager would
+            elif passed_s >= skip_s:
                 _look(lab, name, found)
     ended_ns = lab.settle()
     found.seconds = (ended_ns - began_ns) / 1e9

@@ -34,6 +34,16 @@ def test_who_was_late_is_read_from_the_line_that_the_agent_logs(waits: str, late
     assert busy.cause_of("node1", "anything else") is None
 
 
+def test_an_agent_that_its_guard_killed_is_counted_once():
+    lines = (
+        "2026-01-01 ERROR node1: guard: the agent of node1 hung, 251 ms past its deadline: killing it",
+        "2026-01-01 WARNING node1: guard: the agent of node1 hung, 251 ms past its deadline; everything is off, and freed: x",
+    )
+
+    (cause,) = (found for line in lines if (found := busy.cause_of("node1", line)) is not None)
+    assert cause.what == "the agent did not run for so long that its guard killed it"
+
+
 def test_the_page_says_what_moved_why_and_what_could_not_be_measured():
     cause = busy.cause_of("node1", LINE.format(waits="none was sent since", late="2"))
     assert cause is not None

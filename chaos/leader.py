@@ -41,9 +41,9 @@ ELECTED_S: Final = 9.0
 INTRO: Final = """\
 Three etcd members at their default timings (heartbeat 100 ms, election timeout 1 s) on node1, node2 and a third host.
 *death*: the host of the holder (node1) dies, its etcd member with it, which leads etcd when the run begins; where
-`etcd.keep_leader_away` is on, the holder has moved the leadership meanwhile. *leader*: etcd's leader, on the third host,
-is SIGKILLed, the holder is well. The gap is the longest silence that a client meets which asks each millisecond, in ms;
-p95 is by nearest rank. *Holder at the end*: who answered last, with how many runs."""
+`etcd.keep_leader_away` is on, the holder has moved the leadership meanwhile. *leader*: etcd's leader, on the third
+host, is SIGKILLed, the holder is well. The gap is the longest silence that a client meets which asks each millisecond,
+in ms; p95 is by nearest rank. *Holder at the end*: who answered last, with how many runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +122,15 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+def _listed(text: str) -> list[str]:
+    return [one.strip() for one in text.split(",") if one.strip()]
+
+
 def plans_of(arguments: argparse.Namespace) -> tuple[Plan, Plan]:
     """Deaths of the holder's host, then of etcd's leader alone. Raises `ValueError`."""
     if arguments.runs < 1:
         raise ValueError("--runs: at least 1")
-    dying, killed = (
-        [one.strip() for one in text.split(",") if one.strip()]
-        for text in (arguments.ttl, arguments.kill_ttl)
-    )
+    dying, killed = _listed(arguments.ttl), _listed(arguments.kill_ttl)
     for ttl in (*dying, *killed):
         parse_duration(ttl)
     made = functools.partial(

@@ -109,7 +109,7 @@ class Measured:
     slow_renewals: int = 0
     """Warnings of the agents: a renewal had used over half of its ttl."""
     renewal_used: list[float] = field(default_factory=list)
-    """One a look: the worst of the last minute; 1 is all of its time."""
+    """The holder's, one a look: the worst of the last minute; 1 is all of its time."""
     timer_late_ms: float = 0.0
     etcd_answer_ms: float = 0.0
     gc_pause_ms: float = 0.0
@@ -247,14 +247,16 @@ def _watch(lab: Lab, found: Measured, seconds: float) -> None:
 def _look(lab: Lab, name: str, found: Measured) -> None:
     """At the agent's own figures; one that does not answer within a second is asked again at the next look."""
     try:
-        urgency = lab.nodes[name].status()["urgency"]
+        status = lab.nodes[name].status()
     except (OSError, LabError):
         return
+    urgency = status["urgency"]
     worst = urgency["worst"]
     guard = (urgency["guard"] or {}).get("priority", "?")
     memory = "locked" if urgency["memory_locked"] else "not locked"
     found.priorities[name] = f"agent {urgency['priority']}, guard {guard}, memory {memory}"
-    found.renewal_used.append(worst["renewal_used"])
+    if status["leases"][LEASE]["role"] == "HOLDER":
+        found.renewal_used.append(worst["renewal_used"])
     found.timer_late_ms = max(found.timer_late_ms, worst["timer_late_ms"])
     found.etcd_answer_ms = max(found.etcd_answer_ms, worst["etcd_answer_ms"])
     found.gc_pause_ms = max(found.gc_pause_ms, worst["gc_pause_ms"])

@@ -24,6 +24,7 @@ from chaos.bench.agents import Leaseha
 from chaos.bench.figures import Outcome
 from chaos.bench.keepalived import Keepalived, find_keepalived, version
 from chaos.bench.plot import strip_plot
+from chaos.bench.quiet import LOCK_HELP
 from chaos.bench.report import About, as_json, as_markdown, gaps_table, idle_table, two_table
 from chaos.bench.runner import Plan, Results, campaign
 from chaos.bench.scenarios import SCENARIOS, Scenario, scenario_of
@@ -62,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--keep", type=Path, help="a folder for configurations, logs and recordings of every run"
     )
+    made.add_argument("--lock", type=Path, help=LOCK_HELP)
     made.add_argument("--out", type=Path, help="path without suffix; .json, .md and .svg are written")
     return made
 
@@ -111,6 +113,7 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
         arguments.idle,
         arguments.keep,
         runs_of,
+        arguments.lock,
     )
 
 
@@ -128,7 +131,7 @@ def runs_in(text: str) -> tuple[int, dict[str, int]]:
     return runs, runs_of
 
 
-def about(plan: Plan, argv: Sequence[str]) -> About:
+def about(plan: Plan, argv: Sequence[str], program: str = "chaos.bench") -> About:
     """Versions and machine."""
     machine = {
         **versions(),
@@ -140,7 +143,7 @@ def about(plan: Plan, argv: Sequence[str]) -> About:
         machine = {"leaseha": machine["leaseha"], "keepalived": version(), **machine}
     machine["architecture"] = machine.pop("machine", platform.machine())
     return About(
-        shlex.join(["python", "-m", "chaos.bench", *argv]),
+        shlex.join(["python", "-m", program, *argv]),
         time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         machine,
         {system.name: system.facts() for system in plan.systems},

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from chaos.bench.figures import Idle, Outcome, Run
 from chaos.bench.idle import measure_idle
+from chaos.bench.quiet import alone
 from chaos.bench.scenarios import Scenario
 from chaos.bench.systems import System
 from chaos.bench.trial import trial
@@ -29,6 +30,8 @@ class Plan:
     """0: no idle figures."""
     keep: Path | None = None
     runs_of: Mapping[str, int] = field(default_factory=dict)
+    lock: Path | None = None
+    """A file that is locked during each single run."""
 
     def runs_for(self, scenario: Scenario) -> int:
         """How many of each system."""
@@ -51,19 +54,21 @@ def campaign(plan: Plan, say: Callable[[str], None], attempt: Attempt = trial) -
     results = Results()
     try:
         for system in plan.systems if plan.idle_s > 0 else ():
-            for idle in measure_idle(system, plan.idle_s):
+            with alone(plan.lock):
+                rows = measure_idle(system, plan.idle_s)
+            for idle in rows:
                 results.idle.append(idle)
                 say(_idle_line(idle))
         for scenario in plan.scenarios:
             for number in range(1, plan.runs_for(scenario) + 1):
                 for system in rotated(plan.systems, number - 1):
-                    for run in attempt(
-                        system,
-                        scenario,
-                        number,
-                        _chance(plan, scenario, number),
-                        keep=_folder(plan, system, scenario, number),
-                    ):
+                    with alone(plan.lock):
+                        chance, keep = (
+                            _chance(plan, scenario, number),
+                            _folder(plan, system, scenario, number),
+                        )
+                        made = attempt(system, scenario, number, chance, keep=keep)
+                    for run in made:
                         results.runs.append(run)
                         say(_line(run, plan.runs_for(scenario)))
     except KeyboardInterrupt:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from chaos.bench.eyes import Eyes
 from chaos.bench.figures import Outcome, Run
@@ -33,9 +33,17 @@ _POLL_S: Final = 0.05
 
 
 def trial(
-    system: System, scenario: Scenario, number: int, chance: random.Random, *, keep: Path | None = None
+    system: System,
+    scenario: Scenario,
+    number: int,
+    chance: random.Random,
+    *,
+    keep: Path | None = None,
+    **lab_options: Any,
 ) -> list[Run]:
-    """One run, phase by phase; a phase that could not be done is an `ERROR`. `keep`: a folder for what stays."""
+    """One run, phase by phase; a phase that could not be done is an `ERROR`. `keep`: a folder for what stays;
+    `lab_options`: where the lab is another than usual, such as where etcd's members are.
+    """
     found: list[Run] = []
     fails_back = scenario.prepared is not None
     try:
@@ -44,6 +52,7 @@ def trial(
             extra_hosts=(INSIDE,),
             settings=system.settings(fails_back=fails_back),
             directory=keep,
+            **lab_options,
         ) as lab:
             pair = system.pair(lab)
             bring_up(pair)

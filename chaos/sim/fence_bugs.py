@@ -9,13 +9,13 @@ from typing import Any, Final
 
 from chaos.sim.bug import Bug, Patch
 from chaos.sim.clock import PPM
-from chaos.sim.fence import LEAST_LEFT_NS, Asked, Fence
+from chaos.sim.fence import Fence
 from chaos.sim.frames import Announcer
 from chaos.sim.guard import Guard
 from chaos.sim.kernel import RANKS, Kernel
 from chaos.sim.options import Options
 from chaos.sim.service import Service
-from leaseha.core import deadline, transactions
+from leaseha.core import transactions
 from leaseha.core.transactions import Own
 from leaseha.core.values import NS_PER_MS, Instant, Txn
 
@@ -67,18 +67,6 @@ def _added_only() -> list[Patch]:
             good(self, rank, lease, timeout_ns)
 
     return [(Kernel, "put_one", put_one)]
-
-
-def _from_answer() -> list[Patch]:
-    good = Fence.timeouts
-
-    def timeouts(self: Fence, due: dict[str, Asked], before: Instant, shorter_ns: int) -> dict[str, int]:
-        proven, drift_ppm = self.node.state.session.proven, self.node.state.spec.drift_ppm
-        left = good(self, due, before, shorter_ns)
-        ttl_ns = proven.ttl_ns if proven is not None else LEAST_LEFT_NS
-        return dict.fromkeys(left, deadline.held_ns(ttl_ns, drift_ppm))
-
-    return [(Fence, "timeouts", timeouts)]
 
 
 def _rate_ignored() -> list[Patch]:
@@ -149,10 +137,6 @@ FENCE_BUGS: Final[tuple[Bug, ...]] = (
     Bug(
         "fence-add", "an element added anew without its deletion, which changes nothing", "mixed",
         _added_only, _fenced(),
-    ),
-    Bug(
-        "fence-from-answer", "armed with the whole ttl from the answer on, not from the sending", "freeze",
-        _from_answer, _fenced(slow=0.3, slow_max_ns=200 * NS_PER_MS, drift_ppm=1000, faults={"kill": 4, "restart": 5}),
     ),
     Bug(
         "fence-slewed", "timers that are slowed by NTP not allowed for", "freeze", _rate_ignored,

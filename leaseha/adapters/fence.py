@@ -46,6 +46,8 @@ ARM_SLACK_MS: Final = 8
 LEAST_LEFT_MS: Final = 20
 """Two of the longest jiffies there are (100 Hz)."""
 ARM_TRIES: Final = 4
+ARM_MOST: Final = 64
+"""VIPs from one reading of the clock to the next (1 ms): a busy machine may take several times as long for them."""
 STAND_MS: Final = 250
 """How long what stays open is opened with a fence that is put up anew; a thousand VIPs are armed in 60 ms."""
 SLOWEST_PPM: Final = 900_000
@@ -256,8 +258,8 @@ class Fence:
         for ip, deadline in due.items():
             groups.setdefault(deadline, []).append(ip)
         for deadline, vips in groups.items():
-            for at in range(0, len(vips), CHUNK):
-                chunk = vips[at : at + CHUNK]
+            for at in range(0, len(vips), ARM_MOST):
+                chunk = vips[at : at + ARM_MOST]
                 try:
                     self._arm(chunk, deadline)
                 except _TablesGone:

@@ -8,6 +8,7 @@ thing at a time.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ class Turns:
             wanted = {one.lease: one.what for one in turn}
             together = turn[0].together
             try:
-                answers = await self._run(lambda do=together, what=wanted: do(what))  # type: ignore[misc]
+                answers = await self._run(functools.partial(together, wanted))
             except Exception as error:  # noqa: BLE001 - it is told to those who wait; unanswered they wait for ever
                 answers = dict.fromkeys(wanted, error)
             for one in turn:

@@ -40,7 +40,9 @@ SLACK_FINER_FENCE_MS: Final = 999
 """The same where a fence of milliseconds is in force too: then no lifetime need end before the deadline."""
 PUTTING_MS: Final = 20
 """What handing a lifetime to the kernel may take; `KERNEL_LATENESS_MS` has 50 ms to spare, and contains it."""
-PUT_TIMES: Final = 2
+PUT_TIMES: Final = 3
+PUT_MOST: Final = 32
+"""Leases from one reading of the clock to the next: their addresses take 1 ms, and 10 on a machine that is too busy."""
 _SHARED_LABEL: Final = re.compile(r"[^A-Za-z0-9_.-]")
 
 
@@ -266,19 +268,26 @@ class VipKernel:
         groups: dict[Instant, list[str]] = {}
         for lease, (deadline, _) in wanted.items():
             groups.setdefault(deadline, []).append(lease)
-        for deadline, leases in groups.items():
-            addresses = [one for lease in leases for one in wanted[lease][1]]
-            try:
-                codes = self._put(addresses, deadline)
-            except VipError as error:
-                answers.update(dict.fromkeys(leases, error))
-                continue
-            refused = {one.ip: (code, one) for one, code in zip(addresses, codes, strict=True) if code}
-            for lease in leases if refused else ():
-                bad = next((refused[one.ip] for one in wanted[lease][1] if one.ip in refused), None)
-                if bad is not None:
-                    why = f"cannot bind {bad[1].ip} on {self.interface}: {_explain(*bad)}"
-                    answers[lease] = VipError(why)
+        for deadline, group in groups.items():
+            for at in range(0, len(group), PUT_MOST):
+                leases = group[at : at + PUT_MOST]
+                answers.update(self._put_some({lease: wanted[lease][1] for lease in leases}, deadline))
+        return answers
+
+    def _put_some(
+        self, wanted: Mapping[str, Sequence[Address]], deadline: Instant
+    ) -> dict[str, VipError | None]:
+        answers: dict[str, VipError | None] = dict.fromkeys(wanted)
+        addresses = [one for ones in wanted.values() for one in ones]
+        try:
+            codes = self._put(addresses, deadline)
+        except VipError as error:
+            return dict.fromkeys(wanted, error)
+        refused = {one.ip: (code, one) for one, code in zip(addresses, codes, strict=True) if code}
+        for lease, ones in wanted.items() if refused else ():
+            if bad := next((refused[one.ip] for one in ones if one.ip in refused), None):
+                why = f"cannot bind {bad[1].ip} on {self.interface}: {_explain(*bad)}"
+                answers[lease] = VipError(why)
         return answers
 
     def _put(self, wanted: Sequence[Address], deadline: Instant) -> tuple[int, ...]:

@@ -105,6 +105,7 @@ def _etcd(section: Section) -> EtcdConfig:
         key=section.get(keys.KEY),
         user=section.get(keys.USER),
         password_file=section.get(keys.PASSWORD_FILE),
+        keep_leader_away=section.get(keys.KEEP_LEADER_AWAY),
     )
 
 

@@ -105,6 +105,7 @@ CERT: Final = _found("etcd.cert", readers.absolute_path, "none: no client certif
 KEY: Final = _found("etcd.key", readers.absolute_path, "none")
 USER: Final = _found("etcd.user", readers.text, "none: no login")
 PASSWORD_FILE: Final = _found("etcd.password_file", readers.absolute_path, "none")
+KEEP_LEADER_AWAY: Final = _given("etcd.keep_leader_away", readers.keep_away, "false")
 
 VIPS: Final = _needed(
     "lease.*.vips",
@@ -127,6 +128,10 @@ DRAIN_TIMEOUT: Final = _given(
     ),
     '"5s"',
 )
+PATH_EVERY: Final = _given(
+    "lease.*.data_path.every", readers.or_off(readers.duration(100 * NS_PER_MS, NS_PER_HOUR)), '"1s"'
+)
+PATH_TOLERANCE: Final = _given("lease.*.data_path.tolerance", readers.duration(0, NS_PER_HOUR), '"3s"')
 LEASE_INTERFACE: Final = _found("lease.*.interface", network.interface, "node.interface")
 REPOSITORY_PORT: Final = _given("lease.*.repository.port", readers.integer(1, 65535), "8000")
 REPOSITORY_PATH: Final = _needed(
@@ -167,7 +172,7 @@ KEYS: Final[tuple[Key[object], ...]] = tuple(one for one in list(globals().value
 """In the order of the sections above."""
 TABLES: Final = ("node", "session", "etcd", "lease", "telemetry", "log", "status")
 """The sections at the top."""
-TABLES_IN: Final[Mapping[str, tuple[str, ...]]] = {"": TABLES, "lease.*": ("repository", "check")}
+TABLES_IN: Final[Mapping[str, tuple[str, ...]]] = {"": TABLES, "lease.*": ("data_path", "repository", "check")}
 KEY_OF: Final[Mapping[str, Key[object]]] = {one.path: one for one in KEYS}
 
 
@@ -179,7 +184,6 @@ def names_in(section: str) -> tuple[str, ...]:
 RESERVED: Final[Mapping[str, str]] = {
     "etcd.password": "a secret never stands in this file: write it into a file of its own (mode 600) and "
     'name that: password_file = "/etc/leaseha/etcd-password"',
-    "etcd.keep_leader_away": "not there yet: this version cannot move etcd's leader; take the line out",
     "session.rank_step": "not adjustable: each further candidate waits 50ms more; take the line out",
     "session.session_ttl": "follows from session.ttl_max (2 × it, in whole seconds); take the line out",
 }

@@ -104,6 +104,16 @@ class SessionConfig:
         return max(ETCD_LEAST_TTL_S, -(-2 * self.ttl_max_ns // NS_PER_S))
 
 
+class KeepAway(StrEnum):
+    """Whether a holder moves etcd's leadership off its own host."""
+
+    OFF = "off"
+    OWN = "own"
+    """Only in an etcd that has no keys but leaseha's."""
+    ALWAYS = "always"
+    """Also in an etcd that others use."""
+
+
 @dataclass(frozen=True, slots=True)
 class EtcdConfig:
     """Where etcd is and how this node proves who it is."""
@@ -116,6 +126,7 @@ class EtcdConfig:
     key: Path | None
     user: str | None
     password_file: Path | None
+    keep_leader_away: KeepAway = KeepAway.OFF
 
     @property
     def tls(self) -> bool:
@@ -204,6 +215,10 @@ class LeaseConfig:
     """Where the VIPs are bound; None: the node's."""
     repository: RepositoryConfig | None
     checks: tuple[CheckConfig, ...]
+    path_every_ns: int = NS_PER_S
+    """How often a holder looks whether its VIPs and what it serves on them answer; 0: never."""
+    path_tolerance_ns: int = 3 * NS_PER_S
+    """What does not answer for so long makes the holder ineligible."""
 
     def digest(self) -> str:
         """`<of the VIPs>.<of the rest>`, 12 hexadecimal digits each: what must agree between nodes.

@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 from leaseha.config.durations import format_duration, parse_duration
 from leaseha.config.faults import Wrong, join, quoted, show
-from leaseha.config.model import Script
+from leaseha.config.model import KeepAway, Script
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -135,6 +135,21 @@ def as_permitted(value: object) -> bool:
             'write "auto" (what the account may have: nothing is required) or "off" (an ordinary process)'
         )
     return value == "auto"
+
+
+def or_off(read: Callable[[object], int]) -> Callable[[object], int]:
+    """The same, or the word "off", which is 0."""
+    return lambda value: 0 if isinstance(value, str) and value == "off" else read(value)
+
+
+def keep_away(value: object) -> KeepAway:
+    """`keep_leader_away`: false, true or "always"."""
+    for given, meant in ((False, KeepAway.OFF), (True, KeepAway.OWN), ("always", KeepAway.ALWAYS)):
+        if value is given or (isinstance(given, str) and value == given):
+            return meant
+    raise Wrong(
+        'write false, true (in an etcd that has no keys but leaseha\'s) or "always" (also in one that others use)'
+    )
 
 
 def ineligible(value: object) -> bool:

@@ -92,8 +92,8 @@ def _timings(session: SessionConfig, faults: Faults) -> None:
         )
     if session.ttl_ns < ELECTION_NS:
         faults.warn(
-            f"session.ttl = {format_duration(session.ttl_ns)}: an etcd election takes up to 3s at etcd's default "
-            "timings, and the lease is lost in each; use 5s, or tune etcd (election-timeout)",
+            f"session.ttl = {format_duration(session.ttl_ns)}: an etcd election takes 1s to 3s at etcd's default "
+            "timings, and the lease may be lost in each; use 5s, or tune etcd (election-timeout)",
             needs=(ttl,),
         )
     if session.margin_ns < (least_ns := default_margin_ns(session.ttl_ns)):

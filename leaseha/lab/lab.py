@@ -40,7 +40,9 @@ class Lab:
     Args:
         nodes: names of the hosts on which agents can run.
         etcd_members: 0 to 3, each on a host of its own (`etcd1` ...), running when the lab is entered.
-        etcd_on: instead, names of nodes on which one member each runs.
+        etcd_on: instead, names of hosts on which one member each runs, and with which it dies: of nodes, or of
+            hosts that are made for it (`("node1", "node2", "witness")`).
+        etcd_folder: where the members keep their data, such as a folder on a disk; by default in memory.
         clients: number of client hosts (`client1` ...).
         vips: with prefix length, from 10.77.0.0/24 and fd77::/64.
         separate_etcd_network: nodes reach etcd over a second interface, which can be cut alone.
@@ -64,6 +66,7 @@ class Lab:
         separate_etcd_network: bool = False,
         *,
         etcd_on: Sequence[str] = (),
+        etcd_folder: Path | None = None,
         extra_hosts: Sequence[str] = (),
         settings: Mapping[str, Any] | None = None,
         etcd_election_ms: int | None = None,
@@ -80,6 +83,7 @@ class Lab:
         self.hosts: dict[str, Host] = {}
         self.nodes: dict[str, AgentNode] = {}
         self._etcd_hosts = tuple(etcd_on) or tuple(f"etcd{at}" for at in range(1, etcd_members + 1))
+        self._etcd_data = etcd_folder
         self._etcd_options = tuple(etcd_options)
         if etcd_election_ms is not None:
             self._etcd_options += (f"--election-timeout={etcd_election_ms}",)
@@ -143,11 +147,13 @@ class Lab:
         self._stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
 
     def _etcd_folder(self) -> Path:
-        """In memory where there is some: the disk of this machine is no part of what is looked at."""
+        """In memory where there is some, unless it is told: the disk of this machine is seldom what is looked at."""
         # mkdtemp keeps others out of it. In a sandbox /run is memory too, and goes with the sandbox.
         places = ("/run", "/dev/shm") if inside() else ("/dev/shm",)  # noqa: S108  (see above)
         memory = next((one for one in places if os.access(one, os.W_OK)), None)
-        folder = Path(tempfile.mkdtemp(prefix="leaseha-etcd-", dir=memory))
+        if self._etcd_data is not None:
+            self._etcd_data.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix="leaseha-etcd-", dir=self._etcd_data or memory))
         self._stack.callback(shutil.rmtree, folder, ignore_errors=True)
         return folder
 

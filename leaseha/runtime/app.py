@@ -33,8 +33,8 @@ from leaseha.runtime.fencing import interface_of, put_up
 from leaseha.runtime.guarding import Guarding, charge
 from leaseha.runtime.handover import Told
 from leaseha.runtime.heir import Heir
+from leaseha.runtime.leader import LeaderKeeper, nodes_of
 from leaseha.runtime.lock import store_id
-from leaseha.runtime.operator import members_of
 from leaseha.runtime.pump import Pump
 from leaseha.runtime.reach import Reach
 from leaseha.runtime.reload import Process, Reload
@@ -82,7 +82,7 @@ class Agent:
         self._urgency = Urgency(wanted=config.node.realtime)
         self._ended = Ended()
         self._over = asyncio.Event()
-        self._members: list[dict[str, Any]] = []
+        self._leader = LeaderKeeper(config.etcd, clock.now)
         self._tasks: set[asyncio.Task[None]] = set()
         self._gap = self._looking = False
         self._binders: dict[str, VipBinder] = {}
@@ -364,7 +364,7 @@ class Agent:
         """For `status`: what etcd's members say, asked now and then beside everything else. And: is there a holder?"""
         unheld = Unheld()
         while True:
-            self._members = members_of(await store.client.status())
+            await self._leader.look(store.client, nodes_of(self.pump.state))
             unheld.look(reasons(self.pump.state, clock.now()))
             await asyncio.sleep(MEMBERS_EVERY_S)
 
@@ -379,7 +379,8 @@ class Agent:
             fence_layers=self._layers(),
             vips={lease.name: [str(vip) for vip in lease.vips] for lease in self.config.leases},
             checks=self._wellness.results(),
-            etcd=self._members,
+            etcd=self._leader.rows,
+            etcd_leader=self._leader.told,
             urgency=self._urgency.told(self._guard.urgency),
         )
         return report.document(self.pump.state, clock.now(), around)

@@ -8,18 +8,17 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from leaseha.adapters import clock, fence, route
-from leaseha.adapters.etcd import MemberStatus, diverges, known_bad
-from leaseha.config import Config
+from leaseha.adapters.etcd import EtcdClient, MemberStatus, diverges, known_bad
+from leaseha.config import Config, KeepAway
 from leaseha.core.records import NodeRecord, decode
 from leaseha.core.values import NS_PER_S
 from leaseha.errors import OperationalError
-from leaseha.runtime import guarding, rights, urgency
+from leaseha.runtime import guarding, leader, rights, urgency
 from leaseha.runtime.datadir import DataDirectory
 from leaseha.runtime.fencing import unfenced
-from leaseha.runtime.operator import ASK_TIMEOUT_S, etcd_of
+from leaseha.runtime.operator import ASK_TIMEOUT_S, etcd_of, looked
 
 EVEN_NOTE = "an even number of members tolerates no more failures than one less"
 
@@ -117,10 +116,12 @@ async def _cluster(config: Config) -> list[Finding]:
     try:
         async with etcd_of(config) as client:
             before = clock.now()
-            _, keys = await client.read_all(ASK_TIMEOUT_S)
+            head, keys = await client.read_all(ASK_TIMEOUT_S)
             took_ms = (clock.now().boot_ns - before.boot_ns) / 1e6
-            for member in await client.status():
+            members = await client.status()
+            for member in members:
                 found += judge(member)
+            found += await _leader(config, client, members, leader.nodes_of(looked(config, head, keys)))
     except OperationalError as error:
         return [Finding(grave=True, text=f"etcd.endpoints: {error}")]
     if took_ms * 1e6 > config.session.ttl_ns / 4:
@@ -158,22 +159,26 @@ def judge(member: MemberStatus) -> list[Finding]:
     found = [Finding(grave=True, text=f"{at}: alarm {alarm}") for alarm in member.alarms]
     if (bad := known_bad(member.version)) is not None:
         found.append(Finding(grave=diverges(member.version), text=f"{at} {member.version}: {bad}"))
-    if member.is_leader and _is_here(member.endpoint):
-        text = f"{at} leads, and is on this machine: if it dies, a takeover first waits for etcd's election"
-        found.append(Finding(grave=False, text=text))
     return found
 
 
-def _is_here(endpoint: str) -> bool:
-    """Whether the endpoint's host is an address of this machine: only such a one can be bound."""
-    host = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}").hostname or ""
-    try:
-        family, kind, proto, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_DGRAM)[0]
-        with socket.socket(family, kind, proto) as probe:
-            probe.bind(address)
-    except OSError:
-        return False
-    return True
+async def _leader(
+    config: Config, client: EtcdClient, members: tuple[MemberStatus, ...], nodes: leader.Nodes
+) -> list[Finding]:
+    """What etcd's leader costs a takeover where it is now, and what `etcd.keep_leader_away` lacks."""
+    found, keep = [], config.etcd.keep_leader_away
+    hosts = await leader.hosts_of(members, await leader.peers_of(client), nodes)
+    if text := leader.exposed(members, hosts, nodes):
+        cure = (
+            "; etcd.keep_leader_away moves it"
+            if keep is KeepAway.OFF
+            else "; the holder moves it before long"
+        )
+        found.append(Finding(grave=False, text=text + cure))
+    if keep is KeepAway.OWN and (key := await client.foreign_key(f"{config.etcd.prefix}/", ASK_TIMEOUT_S)):
+        text = f"etcd.keep_leader_away = true moves nothing: others use this etcd (it has the key {key[:80]})"
+        found.append(Finding(grave=False, text=text + '; "always" would'))
+    return found
 
 
 def _against(config: Config, other: NodeRecord) -> list[Finding]:

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, Self, TypeVar
 
 from leaseha.core.deadline import Written
 from leaseha.core.handover import Carried, Handover
@@ -151,10 +151,31 @@ def program(*arguments: str) -> tuple[list[str], dict[str, str]]:
     return [sys.executable, "-P", "-m", *arguments], environment
 
 
-def replace_program(told: Told, config: Path) -> NoReturn:
+class Heard:
+    """Whether a signal came while this was entered: the next program would not hear of one that this one has caught.
+
+    The event loop hears it too, and acts on it when it runs again. For the main thread.
+    """
+
+    def __init__(self) -> None:
+        self.signals: list[int] = []
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in HELD_BACK:
+            self._before[number] = signal.signal(number, lambda number, _: self.signals.append(number))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+def replace_program(told: Told, config: Path, heard: Heard) -> NoReturn:
     """Become the program that is installed now. Raises OSError when that fails: then nothing is changed.
 
-    From the main thread only: the kernel kills the children of any other.
+    Raises `OperationalError` if a signal was `heard`. From the main thread only: the kernel kills the children of any
+    other.
     """
     command, environment = program("leaseha", "run", "--config", str(config))
     memory = os.memfd_create("leaseha-handover", os.MFD_CLOEXEC)
@@ -169,6 +190,8 @@ def replace_program(told: Told, config: Path) -> NoReturn:
         # A real-time program may compute for so long only; the next one takes that up when it is loaded (urgency).
         before = signal.pthread_sigmask(signal.SIG_BLOCK, (*HELD_BACK, signal.SIGXCPU))
         try:
+            if heard.signals:
+                raise OperationalError("a signal came meanwhile")
             os.execve(command[0], command, environment)  # noqa: S606 - our own program
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from leaseha import __version__
 from leaseha.adapters import clock
-from leaseha.adapters.etcd import EtcdClient, MemberStatus
+from leaseha.adapters.etcd import EtcdClient
 from leaseha.config import Config, node_spec
 from leaseha.core import machine, records, trace
 from leaseha.core import view as views
@@ -22,7 +22,7 @@ from leaseha.core.records import ClaimRecord, HistoryRecord, Hold, IntentRecord,
 from leaseha.core.state import NodeState
 from leaseha.core.values import Committed, Compare, Head, KeyValue, Put, Target, Txn, Unknown
 from leaseha.errors import AgentUnreachable, OperationalError, StoreUnavailable, SwitchoverFailed, UsageError
-from leaseha.runtime import report
+from leaseha.runtime import leader, report
 from leaseha.runtime.status import STATUS_SOCKET
 from leaseha.runtime.stores import make_client
 
@@ -118,26 +118,23 @@ async def status_from_etcd(config: Config) -> dict[str, Any]:
     """The status document as etcd alone tells it."""
     async with etcd_of(config) as client:
         head, keys = await client.read_all(ASK_TIMEOUT_S)
-        members = members_of(await client.status())
+        members, peers = await client.status(), await leader.peers_of(client)
+    state = looked(config, head, keys)
+    nodes = leader.nodes_of(state)
+    hosts = await leader.hosts_of(members, peers, nodes)
     vips = {lease.name: [str(vip) for vip in lease.vips] for lease in config.leases}
-    around = report.Surroundings(__version__, 0, "etcd", (), vips, {}, members)
-    return report.document(_looked(config, head, keys), clock.now(), around)
+    around = report.Surroundings(
+        __version__,
+        0,
+        "etcd",
+        vips=vips,
+        etcd=leader.rows(members, hosts),
+        etcd_leader=leader.told(members, hosts, nodes),
+    )
+    return report.document(state, clock.now(), around)
 
 
-def members_of(members: tuple[MemberStatus, ...]) -> list[dict[str, Any]]:
-    """etcd's members as `status` shows them."""
-    return [
-        {
-            "endpoint": member.endpoint,
-            "version": member.version or None,
-            "leader": member.is_leader,
-            "trouble": member.why or ", ".join(member.alarms) or None,
-        }
-        for member in members
-    ]
-
-
-def _looked(config: Config, head: Head, keys: Keys) -> NodeState:
+def looked(config: Config, head: Head, keys: Keys) -> NodeState:
     """A node's state that knows one look at etcd, and nothing else."""
     state = machine.initial(node_spec(config, store="", incarnation="", version=__version__))
     view = views.first_look(clock.now(), clock.wall_ms(), head.revision, keys)

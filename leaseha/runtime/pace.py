@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from leaseha.core.deadline import held_ns
 from leaseha.core.effects import Commit, MoveEnded, Transitioned, Warned
-from leaseha.core.session import Session
+from leaseha.core.session import Phase, Session, deadline_of
 from leaseha.core.state import NodeState
 from leaseha.core.values import NS_PER_MS, NS_PER_S, Committed, Instant, Outcome
 from leaseha.runtime.executor import Observer
@@ -62,8 +61,6 @@ class Pace:
 
         self.state: Callable[[], NodeState] | None = None
         """The node's, of now."""
-        self._proven: tuple[int, Instant | None] = 0, None
-        """The session, and when the last transaction that was proven had been sent."""
 
     def rang(self, due: Instant, at: Instant) -> None:
         """The alarm of the core."""
@@ -76,10 +73,10 @@ class Pace:
             return
         self.answer_ns.note(at.boot_ns - began.boot_ns, at)
         state = self.state()
-        (session, before), self._proven = self._proven, (state.session.id, began)
-        if session == state.session.id and before is not None:
-            whole_ns = held_ns(state.session.ttl_ns, state.spec.drift_ppm)
-            self.used.note((at.boot_ns - before.boot_ns) / max(whole_ns, 1), at)
+        own, until = state.session, deadline_of(state.session, state.spec.drift_ppm)
+        if own.phase is Phase.LIVE and until is not None and own.proven is not None:
+            whole_ns = until.boot_ns - own.proven.sent_at.boot_ns
+            self.used.note(1 - until.left_ns(at) / max(whole_ns, 1), at)
 
     def told(self, at: Instant) -> dict[str, Any]:
         """For `status`."""

@@ -24,7 +24,7 @@ from leaseha.core import events, handover
 from leaseha.core.values import NS_PER_MS, NS_PER_S
 from leaseha.errors import LeasehaError, OperationalError, RepositoryError, UsageError, fault
 from leaseha.runtime import trial
-from leaseha.runtime.handover import FORMAT, RepositoryTold, Told, program, replace_program
+from leaseha.runtime.handover import FORMAT, Heard, RepositoryTold, Told, program, replace_program
 from leaseha.runtime.reply import Reply
 
 if TYPE_CHECKING:
@@ -145,8 +145,9 @@ class Reload:
             retired = self._without_place(tried)
             await self._let_go(retired)
             await self._make_time()
-            self._process.pump.freeze()
-            await self._replace(tried, reply, upgrade=upgrade)
+            with Heard() as heard:
+                self._process.pump.freeze()
+                await self._replace(tried, reply, heard, upgrade=upgrade)
         except Exception as error:  # noqa: BLE001 - whatever it is, the program that runs goes on, and is not left frozen
             expected = isinstance(error, LeasehaError | OSError)
             why = str(error) if expected else fault(error)
@@ -209,7 +210,7 @@ class Reload:
             why = handover.not_calm(self._state()) or "its deadlines could not be moved far enough"
             raise OperationalError(f"no moment to be replaced in within {patience_s:g} s: {why}")
 
-    async def _replace(self, tried: Tried, reply: Reply, *, upgrade: bool) -> None:
+    async def _replace(self, tried: Tried, reply: Reply, heard: Heard, *, upgrade: bool) -> None:
         """From here on nothing is decided. Raises `LeasehaError`, OSError when the program was not replaced."""
         process, state = self._process, self._state()
         frozen_at = clock.now()
@@ -235,7 +236,7 @@ class Reload:
             repositories=repositories,
             reply_fd=reply.fd,
         )
-        replace_program(told, process.path)
+        replace_program(told, process.path, heard)
 
     async def _repositories(self) -> tuple[RepositoryTold, ...]:
         found: dict[str, RepositoryTold | None] = {}

@@ -33,6 +33,8 @@ class Surroundings:
     vips: dict[str, list[str]] = field(default_factory=dict)
     checks: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     etcd: list[dict[str, Any]] = field(default_factory=list)
+    etcd_leader: dict[str, Any] | None = None
+    """Where etcd's leader is (leaseha.runtime.leader); None before etcd was asked."""
     urgency: dict[str, Any] | None = None
     """What keeps the agent in time on a busy machine (leaseha.runtime.urgency)."""
 
@@ -61,6 +63,7 @@ def document(state: NodeState, now: Instant, around: Surroundings) -> dict[str, 
         "fence_layers": list(around.fence_layers),
         "urgency": around.urgency,
         "etcd": around.etcd,
+        "etcd_leader": around.etcd_leader,
         "leases": {lease.name: _lease(draft, lease.name, around) for lease in state.spec.leases},
         "nodes": _nodes(draft),
     }

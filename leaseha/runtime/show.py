@@ -14,7 +14,7 @@ def status(found: dict[str, Any]) -> str:
     lines = [f"cluster {found['cluster']}, {_source(found)}"]
     for name, lease in found["leases"].items():
         lines += ["", *_lease(name, lease)]
-    lines += ["", *_etcd(found["etcd"])]
+    lines += ["", *_etcd(found["etcd"]), *_leader(found["etcd_leader"])]
     return "\n".join(lines)
 
 
@@ -69,10 +69,25 @@ def _etcd(members: Sequence[dict[str, Any]]) -> list[str]:
         return ["etcd: not asked yet"]
     return [
         f"etcd {one['endpoint']}: {one['version'] or '?'}"
+        + (f", on {one['node']}" if one["node"] else "")
         + (", leader" if one["leader"] else "")
         + (f", TROUBLE: {one['trouble']}" if one["trouble"] else "")
         for one in members
     ]
+
+
+def _leader(leader: dict[str, Any] | None) -> list[str]:
+    """Only what is worth a line: that the leader shares a holder's host, and what was done about it."""
+    if leader is None:
+        return []
+    lines = []
+    if leader["holds"]:
+        lines.append(
+            f"  etcd's leader is on the host of {leader['node']}, which holds {', '.join(leader['holds'])}"
+        )
+    if leader["note"]:
+        lines.append(f"  {leader['note']}")
+    return lines
 
 
 def history(moves: Sequence[HistoryRecord]) -> str:

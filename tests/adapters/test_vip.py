@@ -360,7 +360,7 @@ async def test_a_freeze_before_the_kernel_was_told_shortens_the_lifetime_at_once
 
 @pytest.mark.netns
 async def test_who_is_held_up_at_each_attempt_lets_go(wire, warned):
-    binder = VipBinder(HERE, "c", warn=warned.append, now=readings(0, 1500, 1500, 3000))
+    binder = VipBinder(HERE, "c", warn=warned.append, now=readings(0, 1500, 1500, 3000, 3000, 4500))
     try:
         with pytest.raises(DeadlinePassed, match="held up"):
             await binder.bind("backups", BOTH, in_s(5))

@@ -33,6 +33,16 @@ class TestOneAnswers:
         assert names((1, "present", "a", "l0"), (2, "present", "b", "l0")) == ["G1 two answer"]
 
 
+class TestAnnouncedByWhoAnswers:
+    def test_frames_of_who_answers_are_right(self):
+        assert names((1, "present", "a", "l0"), (2, "frame", "a", "l0"), (3, "absent", "a", "l0")) == []
+
+    def test_a_frame_after_another_has_taken_over_is_found(self):
+        moved = ((1, "present", "a", "l0"), (2, "absent", "a", "l0"), (3, "present", "b", "l0"))
+        assert names(*moved, (4, "frame", "a", "l0")) == ["G1 announced too late"]
+        assert names(*moved, (4, "frame", "a", "l1")) == []
+
+
 class TestNoLaterThanProven:
     RECORD = (10, "record", "a", 7, "live", 5, 1 * S, "store-a")
 

@@ -1,4 +1,4 @@
-"""What `check` makes of etcd's members: some releases are refused, and where the leader sits is told."""
+"""What `check` makes of etcd's members: some releases are refused."""
 
 import pytest
 
@@ -30,22 +30,6 @@ def test_an_old_release_is_a_warning():
 
     assert not grave
     assert "older than 3.4" in text
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
-def test_a_leader_on_this_machine_is_told(host):
-    said = told(endpoint=f"http://{host}:2379", member_id=5, leader_id=5)
-
-    if host == "[::1]" and not said:
-        pytest.skip("this machine has no IPv6")
-    ((grave, text),) = said
-    assert not grave
-    assert text.startswith(f"etcd http://{host}:2379 leads, and is on this machine")
-
-
-@pytest.mark.parametrize("facts", [{"leader_id": 6}, {"endpoint": "http://192.0.2.1:2379", "leader_id": 5}])
-def test_a_follower_here_and_a_leader_elsewhere_are_not(facts):
-    assert told(**({"endpoint": "http://127.0.0.1:2379", "member_id": 5} | facts)) == []
 
 
 def test_a_member_that_does_not_answer_and_one_that_complains_are_named():

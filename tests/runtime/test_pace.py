@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 from leaseha.config import parse
 from leaseha.core import trace
-from leaseha.core.deadline import held_ns
 from leaseha.core.effects import Transitioned
-from leaseha.core.values import NS_PER_MS, Committed, Head, Instant
+from leaseha.core.session import deadline_of
+from leaseha.core.values import NS_PER_MS, Committed, Head, Instant, Unknown
 from leaseha.runtime import doctor, show
 from leaseha.runtime.pace import WINDOW_NS, Pace, Paced, Worst
 from tests.core import hands
@@ -61,17 +61,21 @@ def test_a_holder_that_stops_at_its_deadline_says_who_was_late():
 
 def test_a_renewal_has_used_what_passed_since_the_one_before_it_was_sent():
     world = hands.serving()
-    pace, now = Pace(), world.now()
-    pace.state = lambda: world.nodes["a"]
-    whole_ns = held_ns(world.nodes["a"].session.ttl_ns, world.nodes["a"].spec.drift_ppm)
+    pace, state = Pace(), world.nodes["a"]
+    pace.state = lambda: state
+    proven = state.session.proven
+    until = deadline_of(state.session, state.spec.drift_ppm)
+    assert proven is not None
+    assert until is not None
+    half = proven.sent_at.plus((until.boot_ns - proven.sent_at.boot_ns) // 2)
 
-    for sent_ms, answered_ms in ((0, 30), (200, 600)):
-        began, at = now.plus(sent_ms * NS_PER_MS), now.plus(answered_ms * NS_PER_MS)
-        pace.answered(began, at, Committed(Head(1, 1, 1)))
+    pace.answered(proven.sent_at, half, Unknown("no answer"))
+    assert pace.told(half)["renewal_used"] == 0
+    pace.answered(proven.sent_at, half, Committed(Head(1, 1, 1)))
 
-    told = pace.told(now.plus(600 * NS_PER_MS))
-    assert told["renewal_used"] == round(600 * NS_PER_MS / whole_ns, 3)
-    assert told["etcd_answer_ms"] == 400
+    told = pace.told(half)
+    assert 0.4 < told["renewal_used"] <= 1
+    assert told["etcd_answer_ms"] == round((half.boot_ns - proven.sent_at.boot_ns) / NS_PER_MS, 1)
 
 
 def sentences(ttl: str, realtime: str) -> list[str]:
@@ -107,8 +111,8 @@ def test_status_says_what_is_in_force_and_how_late_renewals_were():
         "etcd": [],
     }
 
-    text = show.status(found)
+    text = show._source(found)
 
     assert "priority raised, memory not locked (the account may not lock memory)" in text
     assert "31% of its time: timers 2.1 ms late, etcd 12 ms, pauses 0.4 ms" in text
-    assert "priority" not in show.status(found | {"urgency": None})
+    assert "priority" not in show._source(found | {"urgency": None})

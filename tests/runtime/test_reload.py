@@ -192,23 +192,35 @@ def test_the_trial_of_a_wrong_configuration_ends_with_2_and_names_the_fault(tmp_
 UNREPLACED = """
 import os, signal, sys
 from pathlib import Path
+from leaseha.errors import OperationalError
 from leaseha.runtime import handover
 from tests.runtime.test_reload import TOLD
 from dataclasses import replace
 fd = os.open("/dev/null", os.O_RDONLY)
 sys.executable = "/nonexistent/python"
+told = replace(TOLD, lock_fd=fd, guard=None, repositories=(), reply_fd=-1)
+signal.signal(signal.SIGHUP, lambda *_: print("usual"))
 before = len(os.listdir("/proc/self/fd"))
-try:
-    handover.replace_program(replace(TOLD, lock_fd=fd, guard=None, repositories=(), reply_fd=-1), Path("x"))
-except OSError as error:
-    print(error.strerror, os.get_inheritable(fd), len(os.listdir("/proc/self/fd")) - before)
+for number in (0, signal.SIGHUP):
+    try:
+        with handover.Heard() as heard:
+            os.kill(os.getpid(), number)
+            handover.replace_program(told, Path("x"), heard)
+    except (OSError, OperationalError) as error:
+        print(error, os.get_inheritable(fd), len(os.listdir("/proc/self/fd")) - before)
+os.kill(os.getpid(), signal.SIGHUP)
 print(signal.pthread_sigmask(signal.SIG_BLOCK, []))
 """
 
 
-def test_a_process_that_is_not_replaced_is_as_it_was():
+def test_a_process_that_is_not_replaced_or_has_caught_a_signal_is_as_it_was():
     done = subprocess.run([sys.executable, "-c", UNREPLACED], capture_output=True, text=True, check=False)
-    assert done.stdout.splitlines() == ["No such file or directory False 0", "set()"], done.stderr
+    assert done.stdout.splitlines() == [
+        "[Errno 2] No such file or directory: '/nonexistent/python' False 0",
+        "a signal came meanwhile False 0",
+        "usual",
+        "set()",
+    ], done.stderr
 
 
 REPLACED = """
@@ -233,7 +245,8 @@ else:
     read, write = os.pipe()
     os.write(write, b"kept")
     os.dup2(read, 9)
-    handover.replace_program(replace(TOLD, lock_fd=9, guard=None, repositories=(), reply_fd=-1), Path("x"))
+    told = replace(TOLD, lock_fd=9, guard=None, repositories=(), reply_fd=-1)
+    handover.replace_program(told, Path("x"), handover.Heard())
 """
 
 

@@ -3,12 +3,14 @@
 from leaseha.adapters.etcd.auth import User
 from leaseha.adapters.etcd.client import EtcdClient
 from leaseha.adapters.etcd.member import Tls
+from leaseha.adapters.etcd.peers import Peer
 from leaseha.adapters.etcd.status import MemberStatus, diverges, known_bad
 from leaseha.adapters.etcd.watch import WatchBatch, WatchNews, WatchReread
 
 __all__ = [
     "EtcdClient",
     "MemberStatus",
+    "Peer",
     "Tls",
     "User",
     "WatchBatch",

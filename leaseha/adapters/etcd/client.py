@@ -16,10 +16,11 @@ from typing import Any, Final, TypeVar
 import tenacity
 
 from leaseha.adapters import clock as machine_clock
-from leaseha.adapters.etcd import ask, status, watch, wire
+from leaseha.adapters.etcd import ask, peers, status, watch, wire
 from leaseha.adapters.etcd.auth import Token, User
 from leaseha.adapters.etcd.member import Member, Ring, Tls
 from leaseha.adapters.etcd.messages import Prefix, head_of, rpc
+from leaseha.adapters.etcd.peers import Peer
 from leaseha.adapters.etcd.status import MemberStatus
 from leaseha.adapters.etcd.verdict import Proof
 from leaseha.adapters.etcd.watch import WatchNews
@@ -322,6 +323,18 @@ class EtcdClient:
     async def versions(self, timeout_s: float = 1.0) -> dict[str, str]:
         """Endpoint to version, of the members that answer."""
         return {m.endpoint: m.version for m in await self.status(timeout_s) if not m.why}
+
+    async def peers(self, timeout_s: float = READ_TIMEOUT_S) -> tuple[Peer, ...]:
+        """The members of etcd as one of them lists them, those that no endpoint names too. Raises as `get` does."""
+        request = rpc.MemberListRequest()
+        answer = await self._ask(
+            lambda member, left_s: self._token.call(member.cluster.MemberList, request, left_s), timeout_s
+        )
+        return tuple(peers.peer_of(member) for member in answer.members)
+
+    async def foreign_key(self, root: str, timeout_s: float = READ_TIMEOUT_S) -> str:
+        """A key of someone else: one that is not below `root`; empty if there is none. Raises as `get` does."""
+        return await peers.foreign_key(root, lambda request: self._range(request, timeout_s))
 
     async def move_leader(self, member_id: int, timeout_s: float = READ_TIMEOUT_S) -> None:
         """Have etcd's leader hand over to this member.

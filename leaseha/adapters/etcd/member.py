@@ -80,6 +80,7 @@ class Member:
         self.lease = rpc.LeaseStub(self.channel)
         self.watch = rpc.WatchStub(self.channel)
         self.maintenance = rpc.MaintenanceStub(self.channel)
+        self.cluster = rpc.ClusterStub(self.channel)
         self.auth = rpc.AuthStub(self.channel)
 
     def cut_off(self) -> bool:

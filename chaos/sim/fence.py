@@ -56,7 +56,7 @@ class Fence:
         self._collecting = False
         self._odd = False
         """Something fell into a window of this cycle already."""
-        self._rate_ppm = PPM
+        self._rate_ppm = SLOWEST_PPM
         self._rate_since = node.now()
         self._flying: list[Callable[[], None]] = []
 
@@ -73,7 +73,7 @@ class Fence:
         self._jobs.clear()
         self._due.clear()
         self._work, self._collecting = None, False
-        self._rate_ppm, self._rate_since = PPM, self.node.now()
+        self._rate_ppm, self._rate_since = SLOWEST_PPM, self.node.now()
 
     def ended(self) -> None:
         """The process has ended: the system call that it was in is done."""
@@ -216,6 +216,6 @@ class Fence:
         raw_ns, boot_ns = now.raw_ns - self._rate_since.raw_ns, now.boot_ns - self._rate_since.boot_ns
         if raw_ns > 50 * NS_PER_MS:
             known = raw_ns < 10 * NS_PER_S
-            self._rate_ppm = min(PPM, max(SLOWEST_PPM, boot_ns * PPM // raw_ns)) if known else PPM
+            self._rate_ppm = min(PPM, max(SLOWEST_PPM, boot_ns * PPM // raw_ns)) if known else SLOWEST_PPM
             self._rate_since = now
         return self._rate_ppm

@@ -13,7 +13,8 @@ The kernel counts in jiffies (1 to 10 ms) and rounds down: an element ends up to
 below one jiffy would be none at all, and the VIP open for ever: so with less than `LEAST_LEFT_MS` it stays closed.
 
 Jiffies run at the rate of CLOCK_MONOTONIC, which an NTP daemon may slow by up to 10 % to correct an offset: against
-CLOCK_MONOTONIC_RAW that is seen from one arming to the next, and timeouts are that much shorter.
+CLOCK_MONOTONIC_RAW that is seen from one arming to the next, and timeouts are that much shorter; where there was none
+for long, as short as the slowest clock would need.
 
 Not promised: that nobody else takes the tables away. `nft flush ruleset` does; the next arming puts them back.
 """
@@ -111,7 +112,7 @@ class Fence:
         self._standing = False
         self._armed: dict[IPAddress, Instant] = {}
         """Until when each VIP was last armed; known to the thread only."""
-        self._rate_ppm = PPM
+        self._rate_ppm = SLOWEST_PPM
         """How fast jiffies run against the raw clock, at most as fast; as last seen, over `_rate_since` to then."""
         self._rate_since = now()
         self._due: dict[IPAddress, Instant] = {}
@@ -312,7 +313,7 @@ class Fence:
         raw_ns, boot_ns = now.raw_ns - self._rate_since.raw_ns, now.boot_ns - self._rate_since.boot_ns
         if raw_ns > 50 * NS_PER_MS:
             known = raw_ns < 10 * NS_PER_S
-            self._rate_ppm = min(PPM, max(SLOWEST_PPM, boot_ns * PPM // raw_ns)) if known else PPM
+            self._rate_ppm = min(PPM, max(SLOWEST_PPM, boot_ns * PPM // raw_ns)) if known else SLOWEST_PPM
             self._rate_since = now
         return self._rate_ppm
 

@@ -19,9 +19,9 @@ from leaseha.core import (
 )
 from leaseha.core import view as views
 from leaseha.core.effects import CloseSession, MoveEnded, ReadAll, Stopped, Warned
-from leaseha.core.records import ClaimRecord, IntentRecord, Life, NodeRecord, SessionRecord
+from leaseha.core.records import ClaimRecord
 from leaseha.core.session import Found, OwnWrite, Phase
-from leaseha.core.state import Draft, NodeState, Role, Way
+from leaseha.core.state import Draft, Role, Way
 from leaseha.core.taking import after_ttl_max
 from leaseha.core.values import (
     NS_PER_MS,
@@ -39,20 +39,6 @@ STEADY_FACTOR = 3
 """Commits further apart than this many renewal periods are not regular."""
 STOP_MAX_NS = 5 * NS_PER_S
 """After everything is off: how long closing the session may take. Before: what a way down may take beside its waits."""
-
-
-def known(state: NodeState, event: events.Event) -> bool:
-    """True for the echo of one's own renewals: the watch tells what was proven before, an answer what was settled.
-
-    A third of all events are such, and nothing follows from them.
-    """
-    own = state.session
-    if isinstance(event, events.Watched):
-        key = records.session_key(own.id)
-        return all(change.now.key == key and 0 < change.now.mod <= own.mod for change in event.changes)
-    if isinstance(event, events.TxnDone):
-        return event.request != state.closing and all(w.request != event.request for w in own.pending)
-    return False
 
 
 def read_all(draft: Draft) -> None:
@@ -118,7 +104,8 @@ def begin_anew(draft: Draft, why: str) -> None:
     read_all(draft)
 
 
-def _heard(draft: Draft, head: Head) -> None:
+def heard(draft: Draft, head: Head) -> None:
+    """Remember the newest that was told of etcd."""
     known = draft.node.head
     if head.revision >= known.revision:
         draft.set(head=Head(head.cluster_id, head.revision, max(head.raft_term, known.raft_term)))
@@ -138,10 +125,10 @@ def txn_done(draft: Draft, event: events.TxnDone) -> None:
                 draft, f"{write.what} was answered at revision {head.revision} < {write.head.revision}"
             )
         case Committed(head):
-            _heard(draft, head)
+            heard(draft, head)
             committed(draft, write, head.revision)
         case Refused(head, reads):
-            _heard(draft, head)
+            heard(draft, head)
             refused(draft, write, head.revision, reads)
         case LeaseMissing():
             draft.session = session.without(draft.session, write.request)
@@ -159,7 +146,7 @@ def committed(draft: Draft, write: OwnWrite, revision: int) -> None:
         draft.effects.append(Warned("", "slow renewal", f"{write.what} took {took_ns // NS_PER_MS} ms"))
     draft.session = session.committed(draft.session, write, revision, draft.at, regular_ns, answered_ns)
     if draft.session.steady_since == draft.at:
-        _doubt_all(draft, "renewals go on after a gap")
+        doubt_all(draft, "renewals go on after a gap")
     puts = [KeyValue(p.key, p.value, revision, 0, p.lease) for p in write.txn.puts if isinstance(p, Put)]
     before = draft.view
     if draft.ready:  # else the snapshot that this process waits for has it, or its watch
@@ -283,116 +270,11 @@ def lost_claims(draft: Draft, *, none_applied: bool = False) -> None:
         draft.update(name, mine=False, cover=None, lost="taken")
 
 
-def snapshot(draft: Draft, event: events.Snapshot) -> None:
-    """Everything at one revision. Unasked (request 0) it means that the watch missed something before."""
-    if event.request and event.request != draft.node.reading:
-        return
-    asked = event.request != 0
-    if asked:
-        draft.set(reading=0)
-    if draft.ready and rewound(
-        event.head, draft.node.reading_floor if asked else Head(draft.node.head.cluster_id, 0, 0)
-    ):
-        begin_anew(draft, f"a read was answered at revision {event.head.revision}")
-        return
-    _heard(draft, event.head)
-    if draft.ready:
-        new = views.with_snapshot(
-            draft.view, event.at, event.wall_ms, event.head.revision, event.keys, broken=not asked
-        )
-    else:
-        new = views.first_look(event.at, event.wall_ms, event.head.revision, event.keys)
-    draft.set(view=new)
-    attention.everything_seen(draft)
-    _own_seen(draft)
-
-
-def read_failed(draft: Draft, event: events.ReadFailed) -> None:
-    """No answer to a read: the next one is due soon."""
-    if event.request == draft.node.reading:
-        draft.set(reading=0)
-
-
-def watched(draft: Draft, event: events.Watched) -> None:
-    """Changes on an unbroken history."""
-    if draft.ready:
-        before = draft.view
-        draft.set(view=views.with_changes(before, event.at, event.wall_ms, event.changes))
-        attention.seen(draft, before, [change.now.key for change in event.changes])
-        for change in event.changes:
-            _new_session_seen(draft, change)
-            _intent_seen(draft, change)
-            _leaving_seen(draft, change)
-        _own_seen(draft)
-
-
-def _intent_seen(draft: Draft, change: events.Change) -> None:
-    """A switchover is asked for: who may be its target shows that it lives."""
-    kind, _, lease = views.place(change.now.key)
-    if kind is IntentRecord and change.now.mod and lease in draft.leases and not draft.leases[lease].mine:
-        record = records.decode(IntentRecord, change.now.value)
-        if record is not None and not record.answer and record.by != draft.spec.node:
-            draft.set(renew_asked=True)
-
-
-def _leaving_seen(draft: Draft, change: events.Change) -> None:
-    """A holder says that it stops: in a moment there will be something to take, and this node is awake then."""
-    if views.place(change.now.key)[0] is NodeRecord and change.now.mod and not draft.node.active:
-        record = records.decode(NodeRecord, change.now.value)
-        if record is not None and record.session in draft.node.holders and record.ineligible:
-            draft.set(renew_asked=True)
-
-
-def _new_session_seen(draft: Draft, change: events.Change) -> None:
-    """Another node is back: if it was cut off, some switch or client may still have its address in mind."""
-    if change.before is not None or not change.now.mod or views.place(change.now.key)[0] is not SessionRecord:
-        return
-    record = records.decode(SessionRecord, change.now.value)
-    if record is not None and record.node != draft.spec.node:
-        _doubt_all(draft, f"{record.node} is back")
-
-
-def _doubt_all(draft: Draft, why: str) -> None:
+def doubt_all(draft: Draft, why: str) -> None:
+    """Announce everything that is held once more."""
     for name, state in draft.leases.items():
         if state.role is Role.HOLDER:
             draft.update(name, doubt=why)
-
-
-def _own_seen(draft: Draft) -> None:
-    """The own record as seen by a read or the watch, if that is newer than what is proven."""
-    own = draft.session
-    if own.id and own.phase in (Phase.LIVE, Phase.REGISTERING):
-        seen = draft.view.session(own.id)
-        if seen.mod > own.mod or (seen.mod == 0 and own.phase is Phase.LIVE and seen.known_at > own.mod):
-            _judge_own(draft, seen.record, seen.mod)
-    _node_record_seen(draft)
-    lost_claims(draft)
-
-
-def _node_record_seen(draft: Draft) -> None:
-    """Publish again if the own node record is gone, or stands under an older session (a late T1 does that)."""
-    seen = draft.view.nodes.get(draft.spec.node)
-    standing = seen.record.session if seen and seen.record else 0
-    if standing == draft.session.id or draft.session.phase is not Phase.LIVE:
-        return
-    last = draft.node.republished_at
-    if last is not None and not last.plus(draft.spec.renew_every_ns).wait_over(draft.at):
-        return  # another process puts its own there: once a renewal, and not as fast as both can
-    if records.node_key(draft.spec.node) not in draft.node.notes:
-        draft.set(published="", republished_at=draft.at)
-        draft.republish = True
-
-
-def _judge_own(draft: Draft, record: SessionRecord | None, mod: int) -> None:
-    value = records.encode(record) if record is not None else ""
-    key = records.session_key(draft.session.id)
-    found, ours = session.look(draft.session, draft.spec.incarnation, KeyValue(key, value, mod))
-    if found is Found.OURS and ours is not None:
-        committed(draft, ours, mod)
-    elif found is Found.GONE:
-        gone(draft)
-    elif not (record is not None and record.life is Life.CLOSED and draft.node.closing):
-        writer.abandon(draft, "session")
 
 
 def effect_done(draft: Draft, event: events.EffectDone) -> None:

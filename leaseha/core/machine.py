@@ -20,6 +20,7 @@ from leaseha.core import (
     placement,
     sequence,
     session,
+    sightings,
     transitions,
     upkeep,
     wants,
@@ -43,9 +44,9 @@ HEAR: Final[dict[type, Callable[[Draft, Any], None]]] = {
     events.SessionFailed: facts.session_failed,
     events.SessionDoubted: facts.session_doubted,
     events.TxnDone: facts.txn_done,
-    events.Snapshot: facts.snapshot,
-    events.ReadFailed: facts.read_failed,
-    events.Watched: facts.watched,
+    events.Snapshot: sightings.snapshot,
+    events.ReadFailed: sightings.read_failed,
+    events.Watched: sightings.watched,
     events.EffectDone: facts.effect_done,
     events.FirstAnswer: facts.first_answer,
     events.VipMissing: facts.vip_missing,
@@ -73,7 +74,7 @@ def step(state: NodeState, event: Event, *, everything: bool = False) -> tuple[N
     `everything`: look at every lease, not only at those that `attention` finds; for tests, it comes to the same.
     Raises `InvariantBroken` if the state contradicts itself: the caller stops holding.
     """
-    if state.stopped or facts.known(state, event):
+    if state.stopped or sightings.known(state, event):
         return state, ()
     draft = Draft(state, event.at)
     draft.touch(*state.again)

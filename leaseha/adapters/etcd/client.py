@@ -30,6 +30,8 @@ from leaseha.errors import StoreDenied, StoreError, StoreUnavailable
 
 READ_TIMEOUT_S: Final = 5.0
 PAGE_KEYS: Final = 2000
+GRANT_PATIENCE_S: Final = 0.3
+"""For the first answer to a grant; doubled with each round of all members."""
 READS_ANEW: Final = 3
 """How often a paged read starts over because its revision was compacted under it."""
 SILENCE_S: Final = 1.0
@@ -229,17 +231,23 @@ class EtcdClient:
     # --- leases -------------------------------------------------------------------------------------------
 
     async def grant(self, ttl_s: int, timeout_s: float = READ_TIMEOUT_S) -> int:
-        """A new lease's id, never used before. Asked for twice if the first member is slow: an unused one expires.
+        """A new lease's id, never used before. Asked for again if a member is slow: an unused one expires.
 
         Raises:
             StoreUnavailable: no answer within `timeout_s`.
             StoreDenied: user, password or permission.
         """
         request = rpc.LeaseGrantRequest(TTL=ttl_s)
-        answer = await self._ask(
-            lambda member, left_s: self._token.call(member.lease.LeaseGrant, request, left_s), timeout_s
-        )
-        return int(answer.ID)
+        sent = 0
+
+        async def send(member: Member, left_s: float) -> Any:
+            # What reaches etcd while it has no leader is never answered: ask anew, ever more patiently.
+            nonlocal sent
+            patience_s = GRANT_PATIENCE_S * 2 ** (sent // len(self._ring.members))
+            sent += 1
+            return await self._token.call(member.lease.LeaseGrant, request, min(left_s, patience_s))
+
+        return int((await self._ask(send, timeout_s)).ID)
 
     async def revoke(self, lease: int, timeout_s: float = CLOSE_TIMEOUT_S) -> bool:
         """Best effort: whether the lease is known to be gone. Never raises."""

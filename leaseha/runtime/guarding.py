@@ -48,6 +48,8 @@ sys.exit(main())
 """
 DEAF: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 _MESSAGE_MAX: Final = 65536
+_SO_SNDBUFFORCE: Final = 32
+_BUFFER: Final = 2 << 20
 _SLICE: Final = 250
 """Leases in one message: with names of 63 letters and traces it stays below a fifth of a socket's buffer."""
 
@@ -172,6 +174,7 @@ class Guarding:
         os.environ[MARK] = self._mark
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
+        _make_room(ours)
         root = str(Path(__file__).parents[2])
         myself = os.pidfd_open(os.getpid())
         # Blocked in the guard from its first instruction on: it ignores them, once it has come so far.
@@ -394,6 +397,14 @@ class Guarding:
         self._new = set(self._armed)
         self._flush()
         _log.info("another guard (pid %d) knows everything", self.pid)
+
+
+def _make_room(channel: socket.socket) -> None:
+    """A guard that starves for a moment is not lost for what a thousand leases have to tell meanwhile."""
+    try:
+        channel.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _BUFFER)
+    except PermissionError:
+        channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)  # as much as the machine allows all
 
 
 def _slices(names: list[str]) -> list[list[str]]:

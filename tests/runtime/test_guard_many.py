@@ -74,9 +74,8 @@ def test_a_thousand_leases_in_one_moment_do_not_drown_the_guard(body: Body):
     }
     guard = body.say(configure=told)["guard"]
     until("the guard is ready", lambda: body.say(look=True)["layer"])
-    for _ in range(5):
-        body.say(arm_all=LEASES, ms=600_000)
-        body.say(disarm_all=LEASES[::2])
+    body.say(arm_all=LEASES, ms=600_000)
+    body.say(disarm_all=LEASES[::2])
 
     after = body.say(arm_all=LEASES, ms=600_000)
 

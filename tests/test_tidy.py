@@ -85,7 +85,12 @@ BANS = (
 )
 
 # Folders and files that import the standard library and their own neighbours, nothing else.
-GUARD = ("leaseha.runtime.guard_etcd", "leaseha.runtime.guard_kernel", "leaseha.scheduling")
+GUARD = (
+    "leaseha.runtime.guard_etcd",
+    "leaseha.runtime.guard_kernel",
+    "leaseha.runtime.guard_tree",
+    "leaseha.scheduling",
+)
 STDLIB_ONLY = {
     "leaseha/core/": ("leaseha.core", "leaseha.errors"),
     "leaseha/errors.py": (),

@@ -136,6 +136,7 @@ def _lease(name: str, section: Section, faults: Faults) -> LeaseConfig:
     if section.holds("repository"):
         inner = section.inner("repository")
         repository = RepositoryConfig(inner.get(keys.REPOSITORY_PORT), inner.get(keys.REPOSITORY_PATH))
+    path = section.inner("data_path")
     checks: list[CheckConfig] = []
     for check, inner in section.named("check"):
         if len(checks) == MOST_CHECKS:
@@ -158,6 +159,8 @@ def _lease(name: str, section: Section, faults: Faults) -> LeaseConfig:
         interface=section.get(keys.LEASE_INTERFACE),
         repository=repository,
         checks=tuple(checks),
+        path_every_ns=path.get(keys.PATH_EVERY),
+        path_tolerance_ns=path.get(keys.PATH_TOLERANCE),
     )
 
 

@@ -172,7 +172,10 @@ KEYS: Final[tuple[Key[object], ...]] = tuple(one for one in list(globals().value
 """In the order of the sections above."""
 TABLES: Final = ("node", "session", "etcd", "lease", "telemetry", "log", "status")
 """The sections at the top."""
-TABLES_IN: Final[Mapping[str, tuple[str, ...]]] = {"": TABLES, "lease.*": ("data_path", "repository", "check")}
+TABLES_IN: Final[Mapping[str, tuple[str, ...]]] = {
+    "": TABLES,
+    "lease.*": ("data_path", "repository", "check"),
+}
 KEY_OF: Final[Mapping[str, Key[object]]] = {one.path: one for one in KEYS}
 
 

@@ -112,7 +112,7 @@ class Agent:
         self._urgency.begin()
         self._guard.configure(self._charge())
         try:
-            self._wellness = Wellness(self.config, self._binders_by_lease(), self._health_changed)
+            self._wellness = Wellness(self.config, self._services, self._health_changed)
             await self._sweep()
             await self._heir.adopt(self._services, self._repositories)
             unready = await self._readiness()
@@ -284,9 +284,6 @@ class Agent:
         if vital:
             self._ended.failure = f"{what} broke off: {fault(error)}"
             self.stop()
-
-    def _binders_by_lease(self) -> dict[str, str]:
-        return {name: service.parts.binder.interface for name, service in self._services.items()}
 
     # --- events from outside ------------------------------------------------------------------------------
 

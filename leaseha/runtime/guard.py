@@ -31,10 +31,10 @@ from leaseha.runtime.guard_kernel import (
     Settled,
     Unknown,
     close_fence,
-    kill_marked,
     unbind,
     wait_gone,
 )
+from leaseha.runtime.guard_tree import kill_all, own_group
 from leaseha.scheduling import NORMAL, lock_memory, lower_process, raise_process, rank
 
 MESSAGE_MAX: Final = 1 << 20
@@ -190,6 +190,7 @@ class Guard:
         """`agent`: its pidfd."""
         self._channel = channel
         self._agent = agent
+        self._group = own_group()
         self.charge = Charge()
         self.log = Log()
         self._excused: Moment = now()
@@ -338,7 +339,7 @@ class Guard:
                 return
 
     def _end_children(self) -> None:
-        kill_marked(self.charge.told["mark"])
+        kill_all(self.charge.told["mark"], self._group)
 
     def _free(self, why: str, began_ns: int) -> str:
         """T12, tried until others have waited long enough anyway; what came of it, in words."""

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import socket
 import struct
 import sys
-import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -148,21 +146,3 @@ def wait_gone(pidfd: int, timeout_s: float) -> bool:
     waiting = select.poll()
     waiting.register(pidfd, select.POLLIN)
     return bool(waiting.poll(timeout_s * 1000))
-
-
-def kill_marked(mark: str) -> None:
-    """Until a look finds no marked process. Raises Unknown when that does not come about."""
-    end_ns = time.monotonic_ns() + int(DEATH_S * NS_PER_S)
-    while pids := marked(mark):
-        for pid in pids:
-            try:
-                pidfd = os.pidfd_open(pid)
-                try:
-                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                    wait_gone(pidfd, 0.2)
-                finally:
-                    os.close(pidfd)
-            except ProcessLookupError:
-                continue
-        if time.monotonic_ns() > end_ns:
-            raise Unknown(f"what the agent had started does not end: {pids}")

@@ -20,13 +20,14 @@ async def repository_answers(host: str, port: int, still: Callable[[], bool]) ->
     for _ in range(ATTEMPTS_MAX):
         if not still():
             return False
-        if await _answers_once(host, port):
+        if await answers_once(host, port):
             return True
         await asyncio.sleep(PAUSE_S)
     return False
 
 
-async def _answers_once(host: str, port: int) -> bool:
+async def answers_once(host: str, port: int) -> bool:
+    """One HTTP request, within `ATTEMPT_S`: True if it is answered, and not by a 503."""
     writer: asyncio.StreamWriter | None = None
     try:
         async with asyncio.timeout(ATTEMPT_S):

@@ -94,6 +94,8 @@ class Service:
         self.deadline: Instant | None = None
         """The newest that was told; None while nothing may be served."""
         self.bound = False
+        self.serving = False
+        """Announced, and not asked to end yet: what it is made of must answer."""
         self._armed = False
         """The guard knows of it."""
         self._token = 0
@@ -113,6 +115,7 @@ class Service:
     def adopt(self, vips: Sequence[IPAddress], token: int, deadline: Instant) -> None:
         """These VIPs are up, from before this process was replaced in place."""
         self._token, self.deadline, self.bound, self._armed = token, deadline, True, True
+        self.serving = True
         self.parts.binder.adopt(self.parts.lease, vips)
 
     async def settle(self, timeout_s: float) -> bool:
@@ -133,6 +136,7 @@ class Service:
             case Announce():
                 await self._announce(effect)
             case CloseGate():
+                self.serving = False
                 if self.parts.repository is not None:
                     await self.parts.repository.stop(effect.drain_ns / NS_PER_S)
             case StopResources():
@@ -227,6 +231,7 @@ class Service:
         sent = await self.parts.announcer.burst(self.parts.vips, lambda: self.deadline)
         if sent.late:
             raise OperationalError("the deadline passed before it could be announced")
+        self.serving = True
         loop = asyncio.get_running_loop()
         self._repeating = loop.create_task(self._repeat())
         self._asking = loop.create_task(self._ask(effect.serial))
@@ -254,7 +259,7 @@ class Service:
         self._answered(self.parts.lease, serial, ok)
 
     async def _unbind(self) -> None:
-        self.bound = False
+        self.bound = self.serving = False
         self.deadline = None
         self._quiet()
         try:

@@ -11,6 +11,8 @@ from leaseha.adapters.health import Checks, CheckSpec, Kind
 from leaseha.adapters.link import Link
 from leaseha.config import Carrier, CheckConfig, Config, Ping, Script, Tcp
 from leaseha.core.values import NS_PER_S
+from leaseha.runtime.datapath import DataPath
+from leaseha.runtime.service import Service
 
 CARRIER: Final = "carrier"
 """The check that every lease has unless one of its own asks for a carrier."""
@@ -62,12 +64,15 @@ class Wellness:
     """Runs the checks; `changed(lease, penalty, ineligible)` is called when what they say together changes."""
 
     def __init__(
-        self, config: Config, interfaces: Mapping[str, str], changed: Callable[[str, int, str], None]
+        self, config: Config, services: Mapping[str, Service], changed: Callable[[str, int, str], None]
     ) -> None:
+        interfaces = {name: service.parts.binder.interface for name, service in services.items()}
         self._interfaces = interfaces
+        self._path = DataPath(config.leases, services, self._path_broken)
         self._changed = changed
         self._said: dict[str, tuple[int, str]] = {lease.name: (0, "") for lease in config.leases}
         self._unready: dict[str, str] = {}
+        self._broken: dict[str, str] = {}
         self._carrier: dict[str, bool] = {}
         self._checks = Checks(
             specs_of(config, interfaces), self._verdict, warn=lambda text: _log.warning("%s", text)
@@ -79,6 +84,7 @@ class Wellness:
         for lease in self._interfaces:
             self._tell(lease)
         try:
+            await self._path.run()
             await asyncio.Event().wait()
         finally:
             await self._checks.stop()
@@ -100,6 +106,11 @@ class Wellness:
     def unready(self, lease: str, why: str) -> None:
         """What the lease is made of cannot serve, and why; empty: it can. As good as a check that forbids it."""
         self._unready[lease] = why
+        self._tell(lease)
+
+    def _path_broken(self, lease: str, why: str) -> None:
+        """What the holder serves does not answer through its VIPs, and why; empty: it does, or may be tried anew."""
+        self._broken[lease] = f"data path: {why}" if why else ""
         self._tell(lease)
 
     def results(self) -> dict[str, list[dict[str, Any]]]:
@@ -126,7 +137,8 @@ class Wellness:
 
     def _tell(self, lease: str) -> None:
         standing = self._checks.standing(lease)
-        now = (standing.penalty, self._unready.get(lease, "") or standing.ineligible)
+        why = self._unready.get(lease, "") or standing.ineligible or self._broken.get(lease, "")
+        now = (standing.penalty, why)
         if now != self._said[lease]:
             self._said[lease] = now
             self._changed(lease, *now)

@@ -218,6 +218,8 @@ def claims_slice(draft: Draft) -> list[tuple[str, int]]:
     names = kept(draft)
     size = max(draft.spec.slice_size, -(-len(names) // slice_rounds(draft)))
     if len(names) > size:
+        size = max(size, 2 * draft.spec.slice_size)  # a renewal that is late, or lost, must not end a cover
+    if len(names) > size:
         start = draft.node.slice_from % len(names)
         draft.set(slice_from=start + size)
         names = (names + names)[start : start + size]

@@ -73,7 +73,7 @@ def test_renewals_compare_a_rotating_slice_of_the_claims() -> None:
         for commit in commits(world, "a", "T2")[start:]
     ]
 
-    assert {len(part) for part in slices} == {3}
+    assert {len(part) for part in slices} == {6}
     assert set().union(*slices[:3]) == {records.claim_key(lease.name) for lease in leases}
     assert held(world, "a") == 8
     assert "H-cover" not in [row for lease in leases for row in world.rows("a", lease.name)]

@@ -1,4 +1,4 @@
-"""What a node is shown: whole looks at etcd, changes on the watch, its own record among them. Nothing is decided here."""
+"""What a node is shown: looks at all of etcd, changes on the watch, its own record among them. Nothing is decided."""
 
 from __future__ import annotations
 

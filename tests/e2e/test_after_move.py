@@ -1,0 +1,163 @@
+"""After a move nothing of the old holder is on the wire for the VIP, whenever it was stopped and whatever it had to send."""
+
+import ipaddress
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from leaseha.lab.host import Host
+from leaseha.lab.lab import LEASE, Lab
+from tests.e2e.cluster import (
+    FIRST,
+    SECOND,
+    cluster,
+    holding,
+    never_two,
+    only_one_answers,
+    told,
+    wait_until,
+    whole,
+)
+
+pytestmark = [pytest.mark.netns, pytest.mark.lab]
+
+SHORT = {
+    "session": {"ttl": "300ms", "renew_every": "60ms"},
+    "lease": {LEASE: {"hold_down": "10m", "flap_budget": 60}},
+}
+ETH_P_ALL, ETH_P_ARP, ETH_P_IP = 0x0003, 0x0806, 0x0800
+OUTGOING = 4
+WOKEN_S = 1.5
+"""Announcements are repeated 50, 200 and 1,000 ms after the first: what was left of them would be sent by then."""
+
+
+class Tap:
+    """Frames that leave a host with the VIP as their sender, and when (monotonic, ns). Behind the kernel's egress hook."""
+
+    def __init__(self, host: Host, vip: str) -> None:
+        self.frames: list[tuple[int, str]] = []
+        self._vip = ipaddress.IPv4Address(vip).packed
+        self._socket = host.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+        self._socket.bind(("eth0", ETH_P_ALL))
+        self._socket.settimeout(0.1)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        while not self._over.is_set():
+            try:
+                frame, where = self._socket.recvfrom(2048)
+            except TimeoutError:
+                continue
+            if where[2] == OUTGOING and (kind := self._kind(frame)):
+                self.frames.append((time.monotonic_ns(), kind))
+
+    def _kind(self, frame: bytes) -> str:
+        ether_type = int.from_bytes(frame[12:14], "big")
+        if ether_type == ETH_P_ARP and frame[28:32] == self._vip:
+            return "announcement" if frame[38:42] == self._vip else "arp"
+        if ether_type == ETH_P_IP and frame[26:30] == self._vip:
+            return f"ip {frame[23]}"
+        return ""
+
+    def since(self, at_ns: int) -> list[str]:
+        return [kind for when, kind in list(self.frames) if when > at_ns]
+
+    def close(self) -> None:
+        self._over.set()
+        self._thread.join()
+        self._socket.close()
+
+
+@contextmanager
+def tap(lab: Lab, name: str) -> Iterator[Tap]:
+    made = Tap(lab.host(name), lab.vip)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture(scope="module")
+def _lab(tmp_path_factory) -> Iterator[Lab]:
+    with cluster(tmp_path_factory.mktemp("after"), settings=SHORT, nodes=(FIRST, SECOND)) as lab:
+        yield lab
+
+
+@pytest.fixture
+def lab(_lab: Lab) -> Lab:
+    """The preferred node holds, brought there by hand: nothing fails back by itself here."""
+    status = _lab.nodes[SECOND].status()
+    if status["leases"][LEASE]["holder"] != FIRST:
+        told(_lab, SECOND, "switchover", "--to", FIRST)
+    whole(_lab)
+    return _lab
+
+
+@pytest.mark.parametrize("after_ms", [0, 190])
+def test_a_holder_frozen_between_its_announcements_sends_no_frame_when_it_is_woken_after_the_takeover(
+    lab: Lab, after_ms: int
+):
+    told(lab, FIRST, "switchover", "--to", SECOND)
+    holding(lab, SECOND)
+    with tap(lab, FIRST) as wire, never_two(lab):
+        asked_ns = time.monotonic_ns()
+        told(lab, SECOND, "switchover", "--to", FIRST)
+        wait_until("the first announcement", lambda: "announcement" in wire.since(asked_ns))
+        time.sleep(after_ms / 1000)  # the moment of the freeze, among the repetitions
+        lab.nodes[FIRST].freeze(tree=True)
+        frozen_ns = time.monotonic_ns()
+        _, taken_ns = lab.prober.wait_for_answer(by=SECOND, after_ns=frozen_ns)
+        lab.nodes[FIRST].thaw(tree=True)
+        end_ns = time.monotonic_ns() + int(WOKEN_S * 1e9)
+        lab.prober.wait_for_answer(by=SECOND, after_ns=end_ns)
+        assert wire.since(taken_ns) == []
+        only_one_answers(lab, SECOND)
+
+
+@pytest.mark.parametrize("cause", ["switchover", "freeze", "silent cut"])
+def test_neither_a_reset_nor_any_other_frame_of_the_old_holder_is_on_the_wire_after_a_move(
+    lab: Lab, cause: str
+):
+    """Its clients' connections are the new holder's to answer."""
+    with tap(lab, FIRST) as wire, never_two(lab) as began_ns, lab.client.socket() as client:
+        client.settimeout(2.0)
+        with pytest.raises(ConnectionRefusedError):
+            client.connect((lab.vip, 9))
+        assert wire.since(began_ns)
+        if cause == "switchover":
+            told(lab, FIRST, "switchover", "--to", SECOND)
+        elif cause == "freeze":
+            lab.nodes[FIRST].freeze(tree=True)
+        else:
+            lab.host(FIRST).cut_silent()
+        _, taken_ns = lab.prober.wait_for_answer(by=SECOND, after_ns=began_ns)
+        if cause == "freeze":
+            lab.nodes[FIRST].thaw(tree=True)
+        elif cause == "silent cut":
+            lab.host(FIRST).heal()
+        end_ns = time.monotonic_ns() + int(WOKEN_S * 1e9)
+        lab.prober.wait_for_answer(by=SECOND, after_ns=end_ns)
+        assert wire.since(taken_ns) == []
+
+
+def test_a_connection_to_the_old_holder_is_reset_by_the_new_one_at_its_next_segment(lab: Lab):
+    """So a client learns of the move at once, and does not wait for a time-out."""
+    with lab.host(FIRST).socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind((lab.vip, 7709))
+        server.listen()
+        with lab.client.socket() as client:
+            client.settimeout(3.0)
+            client.connect((lab.vip, 7709))
+            server.accept()[0].detach()
+            told(lab, FIRST, "switchover", "--to", SECOND)
+            lab.prober.wait_for_answer(by=SECOND, after_ns=lab.settle())
+            client.send(b"are you there?")
+            with pytest.raises(ConnectionResetError):
+                client.recv(1)

@@ -1,4 +1,4 @@
-"""After a move nothing of the old holder is on the wire for the VIP, whenever it was stopped and whatever it had to send."""
+"""After a move nothing of the old holder is on the wire for the VIP, whenever it was stopped."""
 
 import ipaddress
 import socket
@@ -36,7 +36,7 @@ WOKEN_S = 1.5
 
 
 class Tap:
-    """Frames that leave a host with the VIP as their sender, and when (monotonic, ns). Behind the kernel's egress hook."""
+    """Frames that leave a host (past its egress hook) with the VIP as their sender, and when: monotonic, ns."""
 
     def __init__(self, host: Host, vip: str) -> None:
         self.frames: list[tuple[int, str]] = []

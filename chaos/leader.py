@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from chaos.bench.__main__ import about
+from chaos.bench.__main__ import ETCD_DATA_HELP, about
 from chaos.bench.agents import Leaseha
 from chaos.bench.figures import Outcome, Run, chosen, in_order, spread
 from chaos.bench.quiet import LOCK_HELP
@@ -112,7 +112,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--kill-ttl", default="300ms,2s,5s", help="at which etcd's leader is killed; empty: not"
     )
-    made.add_argument("--etcd-data", type=Path, help="a folder on a disk for etcd; default: in memory")
+    made.add_argument("--etcd-data", type=Path, help=ETCD_DATA_HELP)
     made.add_argument("--seed", type=int, default=1, help="of the random pauses (default 1)")
     made.add_argument(
         "--keep", type=Path, help="a folder for configurations, logs and recordings of every run"

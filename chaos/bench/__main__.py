@@ -9,6 +9,7 @@ could be done, whatever it showed.
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import platform
 import shlex
@@ -29,11 +30,13 @@ from chaos.bench.report import About, as_json, as_markdown, gaps_table, idle_tab
 from chaos.bench.runner import Plan, Results, campaign
 from chaos.bench.scenarios import SCENARIOS, Scenario, scenario_of
 from chaos.bench.systems import System
+from chaos.bench.trial import trial
 from chaos.moves import versions
 from leaseha.config.durations import parse_duration
 from leaseha.errors import LeasehaError
 
 RUNS: Final = 10
+ETCD_DATA_HELP: Final = "a folder on a disk for etcd; default: in memory"
 KINDS: Final = ("leaseha", "keepalived")
 
 
@@ -64,6 +67,7 @@ def parser() -> argparse.ArgumentParser:
         "--keep", type=Path, help="a folder for configurations, logs and recordings of every run"
     )
     made.add_argument("--lock", type=Path, help=LOCK_HELP)
+    made.add_argument("--etcd-data", type=Path, help=ETCD_DATA_HELP)
     made.add_argument("--out", type=Path, help="path without suffix; .json, .md and .svg are written")
     return made
 
@@ -174,7 +178,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, LeasehaError) as error:
         print(f"chaos.bench: {error}", file=sys.stderr)
         return 2
-    results = campaign(plan, lambda line: print(line, flush=True))
+    attempt = functools.partial(trial, etcd_folder=arguments.etcd_data)
+    results = campaign(plan, lambda line: print(line, flush=True), attempt)
     for table in (gaps_table(results.runs), two_table(results.runs), idle_table(results.idle)):
         print(f"\n{table}")
     if arguments.out:

@@ -5,6 +5,7 @@ import logging
 
 import pytest
 
+from leaseha.config import load
 from leaseha.core import effects, events
 from leaseha.core.values import Head
 from leaseha.runtime.app import Agent
@@ -21,9 +22,21 @@ class Given:
         self.events.append(event)
 
 
+CONFIG = """
+cluster = "c"
+etcd.endpoints = ["http://127.0.0.1:2379"]
+lease.l.vips = ["10.0.0.50/24"]
+lease.l.priority = { n1 = 100 }
+node.name = "n1"
+node.interface = "lo"
+"""
+
+
 @pytest.fixture
-def agent():
-    made = Agent(config=None, observer=None, guard=None)
+def agent(tmp_path):
+    path = tmp_path / "leaseha.toml"
+    path.write_text(CONFIG, encoding="utf-8")
+    made = Agent(load(path, environ={}), observer=None, guard=None, path=path)
     made.pump = Given()
     return made
 

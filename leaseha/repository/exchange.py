@@ -1,4 +1,4 @@
-"""A client's connection and one exchange on it: read the body in pieces, give one answer.
+"""One exchange on a client's connection: read the body in pieces, give one answer.
 
 Everything here blocks and runs in a worker thread. Whatever goes wrong with the *client* is
 `ClientGoneError`, so that an OSError always means the disk.
@@ -7,106 +7,26 @@ Everything here blocks and runs in a worker thread. Whatever goes wrong with the
 from __future__ import annotations
 
 import os
-import select
-import socket
-import struct
 import time
 from collections.abc import Callable
 from typing import Final
 
+from leaseha.repository.connection import ClientGoneError, Connection, linger
 from leaseha.repository.http import Request, head_of_answer
+
+__all__ = ["BadBodyError", "Body", "ClientGoneError", "Connection", "Exchange", "linger"]
 
 SMALL: Final = 128 * 1024
 """Up to this size an answer is read and sent in one piece, above it by sendfile."""
+PIECE: Final = 256 * 1024
 DRAIN_BYTES: Final = 256 * 1024 * 1024
 DRAIN_S: Final = 60.0
-LINGER_BYTES: Final = 1024 * 1024
-LINGER_S: Final = 2.0
 _LINE_MAX: Final = 256
 _TRAILERS_MAX: Final = 32
 
 
-class ClientGoneError(Exception):
-    """The client ended, broke or stalled the connection, or it was reset by us: there is nobody to answer."""
-
-
 class BadBodyError(Exception):
     """The chunks are not well formed; the connection cannot be used further."""
-
-
-class Connection:
-    """One accepted socket, in blocking mode. Used by one thread at a time."""
-
-    __slots__ = ("parked", "peer", "pending", "poll", "served", "since_ns", "sock")
-
-    def __init__(self, sock: socket.socket, peer: str, body_timeout_s: float) -> None:
-        self.sock = sock
-        self.peer = peer
-        self.pending = bytearray()
-        """Received and not yet used."""
-        self.parked = True
-        self.since_ns = time.monotonic_ns()
-        """When it was parked, or when the first byte of its next head came."""
-        self.served = 0
-        limit = struct.pack("ll", int(body_timeout_s), 0)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
-        self.poll = select.poll()
-        self.poll.register(sock, select.POLLIN)
-
-    def receive_into(self, view: memoryview) -> int:
-        """At least one byte; waits until `view` is full, the client pauses too long, or it is over.
-
-        Raises ClientGoneError when nothing came in the time allowed, or nothing can come.
-        """
-        if self.pending:
-            count = min(len(view), len(self.pending))
-            view[:count] = self.pending[:count]
-            del self.pending[:count]
-            return count
-        try:
-            # MSG_WAITALL: one call for many packets. The socket's timeout returns what has come so far.
-            count = self.sock.recv_into(view, 0, socket.MSG_WAITALL)
-        except OSError as trouble:
-            raise ClientGoneError(f"while receiving: {trouble}") from trouble
-        if count == 0:
-            raise ClientGoneError("the client closed the connection in mid-body")
-        return count
-
-    def receive_some(self) -> None:
-        """More into `pending`, whatever is there. Raises ClientGoneError."""
-        try:
-            piece = self.sock.recv(4096)
-        except OSError as trouble:
-            raise ClientGoneError(f"while receiving: {trouble}") from trouble
-        if not piece:
-            raise ClientGoneError("the client closed the connection in mid-body")
-        self.pending += piece
-
-    def send(self, piece: bytes | memoryview, flags: int = 0) -> None:
-        """All of it. Raises ClientGoneError."""
-        try:
-            self.sock.sendall(piece, flags)
-        except OSError as trouble:
-            raise ClientGoneError(f"while sending: {trouble}") from trouble
-
-
-def linger(connection: Connection) -> None:
-    """After an answer to a request that was not read to its end: give the client the time to read it."""
-    sock = connection.sock
-    try:
-        sock.shutdown(socket.SHUT_WR)
-        until = time.monotonic() + LINGER_S
-        left = LINGER_BYTES
-        while left > 0 and (wait_s := until - time.monotonic()) > 0:
-            if not connection.poll.poll(wait_s * 1000):
-                return
-            piece = sock.recv(64 * 1024)
-            if not piece:
-                return
-            left -= len(piece)
-    except OSError:
-        return  # it has gone, which is what we wait for
 
 
 class Body:
@@ -230,8 +150,11 @@ class Exchange:
                 raise OSError(f"a file is shorter than it was: {len(piece)} of {count} bytes")
             self.connection.send(self._head(status, count, fields) + piece)
         else:
-            self.connection.send(self._head(status, count, fields), socket.MSG_MORE)
-            self._send_file(fd, offset, count)
+            self.connection.send(self._head(status, count, fields), more=True)
+            if self.connection.sends_files:
+                self._send_file(fd, offset, count)
+            else:
+                self._send_pieces(fd, offset, count)
         self._answered(status, count)
 
     def _finish_body(self) -> None:
@@ -266,6 +189,19 @@ class Exchange:
             if sent == 0:
                 raise ClientGoneError("in mid-answer: a file is shorter than it was")
             offset += sent
+
+    def _send_pieces(self, fd: int, offset: int, count: int) -> None:
+        """What `_send_file` does, for a connection that must encrypt."""
+        end = offset + count
+        while offset < end:
+            try:
+                piece = os.pread(fd, min(PIECE, end - offset), offset)
+            except OSError as trouble:
+                raise ClientGoneError(f"in mid-answer: {trouble}") from trouble
+            if not piece:
+                raise ClientGoneError("in mid-answer: a file is shorter than it was")
+            self.connection.send(piece)
+            offset += len(piece)
 
     def _answered(self, status: int, sent: int) -> None:
         self.status = status

@@ -36,7 +36,8 @@ def reset_connection(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NONE)
         if _libc.connect(sock.fileno(), _UNSPECIFIED, len(_UNSPECIFIED)) != 0:
             # Linux 6.4 to 6.6 refuses while a thread waits. This wakes it; its close then sends the RST.
-            sock.shutdown(socket.SHUT_RDWR)
+            # Past a TLS object's own shutdown, which would have the waiting thread go on in plain text.
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)
     except OSError:
         return  # it is no longer connected, which is what was wanted
 

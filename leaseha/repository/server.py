@@ -17,6 +17,7 @@ import os
 import queue
 import select
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -55,9 +56,17 @@ class Server:
     """Serves `handle(exchange)` on the addresses given to `listen`. `handle` answers or raises."""
 
     def __init__(
-        self, handle: Callable[[Exchange], None], limits: Limits, quiet: Callable[[], None] = lambda: None
+        self,
+        handle: Callable[[Exchange], None],
+        limits: Limits,
+        quiet: Callable[[], None] = lambda: None,
+        tls: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
-        """`quiet` is called (from any thread) whenever the last connection has gone."""
+        """`quiet` is called (from any thread) whenever the last connection has gone.
+
+        `tls` gives the context for each new connection and must not wait; without it, plain HTTP.
+        """
+        self._tls = tls
         self._handle = handle
         self._limits = limits
         self._quiet = quiet
@@ -158,30 +167,35 @@ class Server:
             log.warning("accept: %s", trouble)
             self._pause_listeners()
             return
-        sock.setblocking(True)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        connection = Connection(sock, f"{address[0]}:{address[1]}", self._limits.body_s)
-        self._connections[sock.fileno()] = connection
-        self._epoll.register(sock, _WATCH)
+        try:
+            sock.setblocking(True)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            tls = self._tls() if self._tls else None
+            connection = Connection(sock, f"{address[0]}:{address[1]}", self._limits.body_s, tls)
+        except OSError as trouble:
+            log.info("%s: %s", address[0], trouble)
+            sock.close()
+            return
+        self._connections[connection.sock.fileno()] = connection
+        self._epoll.register(connection.sock, _WATCH)
 
     def _collect(self, connection: Connection) -> None:
-        """Bytes of the next head, without waiting; a worker gets the connection once the head is whole."""
-        room = MAX_HEAD + 1 - len(connection.pending)
-        try:
-            piece = connection.sock.recv(room, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            self._epoll.modify(connection.sock, _WATCH)
+        """Bytes of the next head, without waiting; a worker gets the connection once the head is whole.
+
+        A step of a TLS handshake is a worker's too: it costs a millisecond of computing.
+        """
+        if connection.shaking:
+            connection.parked = False
+            self._give_to_worker(connection)
             return
-        except OSError:
-            piece = b""
-        if not piece:
+        before = len(connection.pending)
+        if not connection.collect(MAX_HEAD + 1 - before):
             self._close(connection)
             return
-        if not connection.pending:
+        if not before and connection.pending:
             connection.since_ns = time.monotonic_ns()
-        connection.pending += piece
-        if END_OF_HEAD in connection.pending or len(connection.pending) > MAX_HEAD:
+        if _has_head(connection):
             connection.parked = False
             self._give_to_worker(connection)
         else:
@@ -262,29 +276,35 @@ class Server:
             try:
                 keep = self._serve(connection)
             finally:
+                if not keep:
+                    connection.say_goodbye()
                 with self._lock:
                     if keep and not self._draining:
                         connection.parked = True
-                        connection.since_ns = time.monotonic_ns()
+                        # A handshake is bounded as a whole, however many steps it takes.
+                        if not connection.shaking:
+                            connection.since_ns = time.monotonic_ns()
                         self._epoll.modify(connection.sock, _WATCH)
                     else:
                         self._close(connection)
 
     def _serve(self, connection: Connection) -> bool:
         """Requests, as long as they follow each other closely. False: the connection must be closed."""
-        while self._one(connection):
-            if self._draining:
-                return False
-            while END_OF_HEAD not in connection.pending:
-                if len(connection.pending) > MAX_HEAD:
-                    break
-                if self._work.qsize() or not connection.poll.poll(_STAY_MS):
+        if not connection.shake():
+            log.info("%s: the TLS handshake failed", connection.peer)
+            return False
+        while not connection.shaking:
+            if not _has_head(connection):
+                if self._work.qsize() or not connection.more_comes(_STAY_MS):
                     return True
-                try:
-                    connection.receive_some()
-                except ClientGoneError:
+                if not connection.collect(MAX_HEAD + 1 - len(connection.pending)):
                     return False
-        return False
+                if not _has_head(connection):
+                    return True  # whoever sends a head in crumbs waits in the park, which has a bound
+            if not self._one(connection) or self._draining:
+                return False
+            connection.absorb()
+        return True
 
     def _one(self, connection: Connection) -> bool:
         """One request. False: the connection cannot be used further."""
@@ -314,6 +334,11 @@ class Server:
         with contextlib.suppress(ClientGoneError):
             connection.send(head_of_answer(wrong.status, len(why), (), close=True) + why)
             linger(connection)
+
+
+def _has_head(connection: Connection) -> bool:
+    """The next head is whole, or is already too large ever to be accepted."""
+    return END_OF_HEAD in connection.pending or len(connection.pending) > MAX_HEAD
 
 
 def _listener(address: str, port: int) -> socket.socket:

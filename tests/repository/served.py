@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -80,6 +81,7 @@ class Served:
     limits: Limits = field(default_factory=Limits)
     store: DirectoryStore | None = None
     open_gate: bool = True
+    tls: Callable[[], ssl.SSLContext] | None = None
 
     def __post_init__(self) -> None:
         self.clock = Clock()
@@ -90,7 +92,7 @@ class Served:
         self.app = App(
             self.gate, self.store, SingleCopy(), append_only=self.append_only, disk_fault=self.faults.append
         )
-        self.server = Server(self.app.handle, self.limits)
+        self.server = Server(self.app.handle, self.limits, tls=self.tls)
         self.port = free_port()
         self.server.listen([HOST], self.port)
         if self.open_gate:

@@ -4,6 +4,11 @@ Agent to child: `serve` and `gate` (answered when it is so, or why not), `extend
 a second), `stop` (answered when nothing can be acknowledged any more), `status`. Child to agent: `ready`
 once, `answer` to a request, `closed` when it stopped serving by itself, `fault` when the disk refused.
 
+Where copies are kept on other nodes, agent to child: `members` (never answered; before the first `serve` of a
+tenure, and at every change); child to agent: `wants` (the stores that it would have in the in-sync set: nothing is
+acknowledged without one that it wants gone before `members` no longer names it) and `stale` (another node has seen
+a higher token; the gate is closed already).
+
 The agent's end is `RepositoryProcess`: it never blocks the loop and never waits without a bound. The
 child's end is in `process`. If either end of the pair closes, the child resets everything and ends.
 """
@@ -17,7 +22,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +30,8 @@ from leaseha.core.values import NS_PER_S, Instant
 from leaseha.errors import RepositoryError
 from leaseha.lines import Shape
 from leaseha.repository.adopted import AdoptedChild, Child, Inherited
+from leaseha.repository.members import Members
+from leaseha.repository.tls import TlsFiles
 
 __all__ = ["Answer", "Notice", "RepositoryError", "RepositoryProcess", "RepositoryStatus"]
 
@@ -58,6 +65,24 @@ def decode(line: bytes) -> Message:
 
 
 @dataclass(frozen=True, slots=True)
+class Peering:
+    """What a process needs to keep copies on other nodes, or to be one of them. `tls`: PEM files, or None."""
+
+    lease: str
+    store: str
+    listen_host: str
+    listen_port: int
+    """It listens here from its start to its end, holder or not."""
+    tls: TlsFiles | None = None
+
+    def options(self) -> list[str]:
+        """For the child's command line."""
+        tls = ["--peer-tls", json.dumps(asdict(self.tls))] if self.tls else []
+        listen = f"{self.listen_host}:{self.listen_port}"
+        return ["--lease", self.lease, "--store", self.store, "--peer-listen", listen, *tls]
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What the child did with a request. `ok` False: nothing is served, and `why` is the sentence."""
 
@@ -74,11 +99,16 @@ class Notice:
     """Something that the child, or its end, says by itself.
 
     kind: `closed` (it stopped serving: deadline, token; it is alive and can serve again), `fault` (the disk
-    refused; yield), `ended` (the process is gone, and every connection with it).
+    refused; yield), `ended` (the process is gone, and every connection with it), `wants` (T13 is to write `stores`),
+    `stale` (another node has seen the token `highest`).
     """
 
     kind: str
     why: str
+    stores: frozenset[str] = frozenset()
+    number: int = 0
+    """Of a `wants`; goes back in `Members.wants` once it is taken into account."""
+    highest: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +129,8 @@ class RepositoryStatus:
     bytes_in: int
     bytes_out: int
     faults: int
+    replication: Message = field(default_factory=dict)
+    """Empty where there is one copy: else `members`, `copies`, `tail`, `peers` with one entry a store."""
 
 
 class RepositoryProcess:
@@ -116,8 +148,11 @@ class RepositoryProcess:
         depth: int = 2,
         append_only: bool = False,
         logs: Shape = _PLAIN,
+        peering: Peering | None = None,
     ) -> None:
         """`path`: the data directory. `notice` is called from the loop and must not block or raise.
+
+        `peering`: how it speaks with the same lease's processes of other nodes; None: one copy, here.
 
         `logs`: what the child's lines on its standard error look like, who it speaks for, and from which level on.
         """
@@ -129,6 +164,7 @@ class RepositoryProcess:
             "--log",
             json.dumps(asdict(logs)),
             *(["--append-only"] if append_only else []),
+            *(peering.options() if peering else []),
         ]
         self._process: Child | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -226,6 +262,11 @@ class RepositoryProcess:
         """After `serve(gate=False)`: accept requests under `token`. Raises RepositoryError."""
         return await self._ask({"do": "gate", **_word(token, epoch, deadline)})
 
+    def members(self, members: Members) -> None:
+        """Whose confirmation counts now. Also a standby may be told, but need not."""
+        if self._writer:
+            self._writer.write(encode({"do": "members", **members.message()}))
+
     def extend(self, token: int, deadline: Instant) -> None:
         """The deadline is this now, earlier or later. Ignored by the child if it is late, or of another token."""
         if self._writer and self._writer.transport.get_write_buffer_size() < _BACKLOG_MAX:
@@ -245,7 +286,8 @@ class RepositoryProcess:
     async def status(self) -> RepositoryStatus:
         """Raises RepositoryError."""
         message = await self._wait(*self._send({"do": "status"}), ANSWER_S, "status")
-        return RepositoryStatus(**{name: message[name] for name in RepositoryStatus.__dataclass_fields__})
+        names = RepositoryStatus.__dataclass_fields__
+        return RepositoryStatus(**{name: message[name] for name in names if name in message})
 
     async def close(self) -> None:
         """End the process: reset everything, gone when this returns. Never raises; no `ended` notice."""
@@ -328,6 +370,11 @@ class RepositoryProcess:
                 expected = self._waiting.pop(message["id"], None)
                 if expected is not None and not expected.done():
                     expected.set_result(message)
+            case "wants":
+                stores = frozenset(message["stores"])
+                self._notice(Notice("wants", message["why"], stores, message["number"]))
+            case "stale":
+                self._notice(Notice("stale", message["why"], highest=message["highest"]))
             case kind:
                 self._notice(Notice(kind, message["why"]))
 

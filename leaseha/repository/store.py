@@ -29,6 +29,10 @@ OURS: Final = ".leaseha"
 _HASH_PIECE: Final = 256 * 1024
 
 
+def _always() -> None:
+    """Nothing stands against it."""
+
+
 class ConflictError(Exception):
     """There is one already, and it is different. Only a config can be: other names are hashes."""
 
@@ -70,10 +74,17 @@ class Upload(Protocol):
     def verify(self) -> None:
         """All pieces are here. Raises WrongHashError."""
 
-    def publish(self, allowed: Callable[[], None]) -> None:
+    def seal(self) -> tuple[int, int]:
+        """All pieces are on the disk, under no name yet: (descriptor to read them from, bytes). Raises OSError."""
+
+    def clash(self) -> None:
+        """Raises ConflictError if `publish` would now, OSError."""
+
+    def publish(self, allowed: Callable[[], None] = _always, *, replace: bool = False) -> None:
         """Durable under its name when this returns. `allowed` is called last before that and may raise.
 
-        Raises ConflictError, OSError, and what `allowed` raises; nothing is changed then.
+        `replace`: also a config that is there and different. Raises ConflictError, OSError, and what `allowed`
+        raises; nothing is changed then.
         """
 
     def abort(self) -> None:
@@ -175,27 +186,41 @@ class _FileUpload:
         self._address = address
         self._folders = folders
         self._hash = hashlib.sha256()
+        self._size = 0
+        self._sealed = False
         self._done = False
 
     def write(self, piece: memoryview) -> None:
         self._hash.update(piece)
         self._temporary.write(piece)
+        self._size += len(piece)
 
     def verify(self) -> None:
         digest = self._hash.hexdigest()
         if self._address.kind is not Kind.CONFIG and digest != self._address.name:
             raise WrongHashError(f"the bytes have the SHA-256 {digest}")
 
-    def publish(self, allowed: Callable[[], None]) -> None:
+    def seal(self) -> tuple[int, int]:
+        """Also the folder that it will be in is there then, so that little is left to `publish`."""
+        if not self._sealed:
+            self._folders.make(self._path.parent)
+            self._temporary.seal()
+            self._sealed = True
+        return self._temporary.fd, self._size
+
+    def clash(self) -> None:
+        if self._address.kind is Kind.CONFIG and self._path.exists() and not self._same_config():
+            raise ConflictError("there is another config already")
+
+    def publish(self, allowed: Callable[[], None] = _always, *, replace: bool = False) -> None:
         """An object that is there already is replaced by these verified bytes.
 
         They are the same, unless the disk has spoilt the old ones: then this heals them. A config has no hash
         for a name, so it is linked, which never replaces; the same bytes again are no conflict.
         """
-        self._folders.make(self._path.parent)
-        self._temporary.seal()
+        self.seal()
         allowed()
-        if self._address.kind is Kind.CONFIG:
+        if self._address.kind is Kind.CONFIG and not replace:
             self._link_config()
         else:
             self._temporary.path.rename(self._path)
@@ -212,10 +237,13 @@ class _FileUpload:
         try:
             self._path.hardlink_to(self._temporary.path)
         except FileExistsError as exists:
-            if _file_hash(self._path) != self._hash.digest():
+            if not self._same_config():
                 raise ConflictError("there is another config already") from exists
             # Whoever wrote it may have died before it was on the disk; what we acknowledge must be.
             fsync_file(self._path)
+
+    def _same_config(self) -> bool:
+        return _file_hash(self._path) == self._hash.digest()
 
 
 def _file_hash(path: Path) -> bytes:

@@ -36,6 +36,11 @@ class Temporary:
         self._size = 0
         self._reserved = 0
 
+    @property
+    def fd(self) -> int:
+        """To read what was written."""
+        return self._fd
+
     def reserve(self, size: int) -> None:
         """Take the space now. Raises OSError (ENOSPC) at once instead of in mid-body."""
         kernel.reserve(self._fd, size)

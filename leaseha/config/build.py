@@ -11,6 +11,7 @@ from leaseha.config.faults import Faults, quoted
 from leaseha.config.model import (
     CheckConfig,
     Config,
+    DoorConfig,
     EtcdConfig,
     LeaseConfig,
     LogConfig,
@@ -135,7 +136,9 @@ def _lease(name: str, section: Section, faults: Faults) -> LeaseConfig:
     repository = None
     if section.holds("repository"):
         inner = section.inner("repository")
-        repository = RepositoryConfig(inner.get(keys.REPOSITORY_PORT), inner.get(keys.REPOSITORY_PATH))
+        repository = RepositoryConfig(
+            inner.get(keys.REPOSITORY_PORT), inner.get(keys.REPOSITORY_PATH), _door(inner)
+        )
     path = section.inner("data_path")
     checks: list[CheckConfig] = []
     for check, inner in section.named("check"):
@@ -161,6 +164,18 @@ def _lease(name: str, section: Section, faults: Faults) -> LeaseConfig:
         checks=tuple(checks),
         path_every_ns=path.get(keys.PATH_EVERY),
         path_tolerance_ns=path.get(keys.PATH_TOLERANCE),
+    )
+
+
+def _door(section: Section) -> DoorConfig:
+    return DoorConfig(
+        users=section.get(keys.REPOSITORY_AUTH),
+        private=section.get(keys.REPOSITORY_PRIVATE),
+        append_only=section.get(keys.REPOSITORY_APPEND_ONLY),
+        quota_bytes=section.get(keys.REPOSITORY_QUOTA),
+        metrics=section.get(keys.REPOSITORY_METRICS),
+        cert=section.get(keys.REPOSITORY_CERT),
+        key=section.get(keys.REPOSITORY_KEY),
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from leaseha.config.faults import Faults, quoted
-from leaseha.config.model import Config, Script
+from leaseha.config.model import Config, LeaseConfig, Script
 from leaseha.errors import ConfigError
 
 LARGEST_SECRET: Final = 4096
@@ -29,9 +29,22 @@ def check_files(config: Config, faults: Faults) -> None:
     if etcd.password_file is not None:
         _password(faults, "etcd.password_file", etcd.password_file)
     for lease in config.leases:
+        _door(faults, lease)
         for check in lease.checks:
             if isinstance(check.probe, Script):
                 _program(faults, f"lease.{lease.name}.check.{check.name}.script", Path(check.probe.argv[0]))
+
+
+def _door(faults: Faults, lease: LeaseConfig) -> None:
+    if lease.repository is None:
+        return
+    door, section = lease.repository.door, f"lease.{lease.name}.repository"
+    if door.cert is not None:
+        _pem(faults, f"{section}.cert", door.cert, b"CERTIFICATE", "the certificate that clients see")
+    if door.key is not None and _pem(
+        faults, f"{section}.key", door.key, b"PRIVATE KEY", "the private key of that certificate"
+    ):
+        _closed(faults, f"{section}.key", door.key)
 
 
 def read_password(path: Path) -> str:

@@ -137,6 +137,13 @@ REPOSITORY_PORT: Final = _given("lease.*.repository.port", readers.integer(1, 65
 REPOSITORY_PATH: Final = _needed(
     "lease.*.repository.path", readers.data_path, Path("/"), 'path = "/srv/backups"'
 )
+REPOSITORY_AUTH: Final = _given("lease.*.repository.auth", readers.users_or_off, '"off"')
+REPOSITORY_PRIVATE: Final = _given("lease.*.repository.private", readers.yes_no, "false")
+REPOSITORY_APPEND_ONLY: Final = _given("lease.*.repository.append_only", readers.yes_no, "false")
+REPOSITORY_QUOTA: Final = _given("lease.*.repository.quota", readers.or_off(readers.size), '"off"')
+REPOSITORY_METRICS: Final = _given("lease.*.repository.metrics", readers.yes_no, "false")
+REPOSITORY_CERT: Final = _found("lease.*.repository.cert", readers.absolute_path, "none: HTTP without TLS")
+REPOSITORY_KEY: Final = _found("lease.*.repository.key", readers.absolute_path, "none")
 
 PING: Final = _found("lease.*.check.*.ping", network.ping, "one of ping, tcp, script, carrier is needed")
 TCP: Final = _found("lease.*.check.*.tcp", network.tcp, "one of ping, tcp, script, carrier is needed")

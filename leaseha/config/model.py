@@ -193,11 +193,29 @@ class CheckConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class DoorConfig:
+    """Who may do what in a repository, and how it is spoken to."""
+
+    users: bool = False
+    """Only with a user's password; users are kept in etcd."""
+    private: bool = False
+    """Each user sees `/USER/...` alone."""
+    append_only: bool = False
+    quota_bytes: int = 0
+    """Of each single repository; 0: none."""
+    metrics: bool = False
+    cert: Path | None = None
+    """With `key`: TLS, and nothing else, on the port."""
+    key: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RepositoryConfig:
     """The restic repository which the holder serves on the VIPs of its lease."""
 
     port: int
     path: Path
+    door: DoorConfig = DoorConfig()
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,8 +243,9 @@ class LeaseConfig:
 
         The first part: VIPs with their prefix lengths, in any order. A node that differs here is no candidate.
         The second: priority, failback, hold_down, flap_budget, drain_timeout, whether there is a repository and
-        its port, the checks' names and effects: what decides who holds, or what a client meets. Left out, since
-        machines differ in it: interface, repository.path, and what a check asks, and how often.
+        its port, its users, quota and whether it speaks TLS, the checks' names and effects: what decides who
+        holds, or what a client meets. Left out, since machines differ in it: interface, repository.path, the
+        certificate's files, and what a check asks, and how often.
         """
         rest = {
             "priority": dict(sorted(self.priority.items())),
@@ -237,6 +256,12 @@ class LeaseConfig:
             "repository_port": self.repository.port if self.repository else None,
             "checks": sorted([check.name, check.weight, check.ineligible] for check in self.checks),
         }
+        door = self.repository.door if self.repository else DoorConfig()
+        if door != DoorConfig():  # else the digest is what it was before there was a door
+            rest["door"] = [
+                *(door.users, door.private, door.append_only, door.quota_bytes, door.metrics),
+                door.cert is not None,
+            ]
         return f"{_hash(sorted(str(vip) for vip in self.vips))}.{_hash(rest)}"
 
 

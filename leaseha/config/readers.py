@@ -137,6 +137,30 @@ def as_permitted(value: object) -> bool:
     return value == "auto"
 
 
+def users_or_off(value: object) -> bool:
+    """True for `"users"`: whoever speaks must show a user's password."""
+    if value not in ("users", "off"):
+        raise Wrong('write "users" (those of `leaseha user`, with their passwords) or "off" (everybody)')
+    return value == "users"
+
+
+def yes_no(value: object) -> bool:
+    """A truth value."""
+    if not isinstance(value, bool):
+        raise Wrong("write true or false, without quotes")
+    return value
+
+
+def size(value: object) -> int:
+    """Bytes, from a number with a unit: powers of 1024."""
+    match = re.fullmatch(r"([0-9]{1,15}) ?(?:([KMGTP])(?:iB|B)?)?", value) if isinstance(value, str) else None
+    if match is None or not int(match[1]):
+        raise Wrong(
+            'write a size in quotes with its unit, such as "500G" or "2T" (1K is 1024 bytes), or "off"'
+        )
+    return int(match[1]) << 10 * ("KMGTP".index(match[2]) + 1 if match[2] else 0)
+
+
 def or_off(read: Callable[[object], int]) -> Callable[[object], int]:
     """The same, or the word "off", which is 0."""
     return lambda value: 0 if isinstance(value, str) and value == "off" else read(value)

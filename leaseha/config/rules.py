@@ -8,6 +8,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
+from leaseha.config.doors import check_door
 from leaseha.config.durations import format_duration
 from leaseha.config.faults import Faults, join, quoted
 from leaseha.config.model import (
@@ -52,6 +53,7 @@ def check_rules(config: Config, faults: Faults) -> None:
     _addresses(config, faults)
     for lease in config.leases:
         _lease(config, lease, faults)
+        check_door(lease, faults)
 
 
 def _timings(session: SessionConfig, faults: Faults) -> None:

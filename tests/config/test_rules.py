@@ -134,6 +134,7 @@ BARE = parse(GOOD).lease("backups").digest()
         ("flap_budget = 4", False, True),
         ('drain_timeout = "6s"', False, True),
         ('repository = { path = "/a" }', False, True),
+        ('repository = { path = "/a", auth = "off", private = false, quota = "off" }', False, True),
         ('check.x = { ping = "h", weight = -1 }', False, True),
     ],
 )
@@ -149,6 +150,14 @@ def test_the_digest_tells_what_two_nodes_must_agree_on(line: str, vips_differ: b
 
 def digest_of(text: str) -> str:
     return parse(text).lease("backups").digest()
+
+
+@pytest.mark.parametrize("more", ['auth = "users"', "append_only = true", 'quota = "1T"', "metrics = true"])
+def test_the_digest_tells_who_may_do_what_in_a_repository(more: str):
+    plain, other = (f'{GOOD}repository = {{ path = "/a", {text} }}\n' for text in ('auth = "off"', more))
+
+    assert digest_of(plain) == digest_of(f'{GOOD}repository = {{ path = "/b" }}\n')
+    assert digest_of(other) != digest_of(plain)
 
 
 def test_the_digest_counts_vips_but_not_their_order():

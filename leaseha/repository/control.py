@@ -30,6 +30,7 @@ from leaseha.core.values import NS_PER_S, Instant
 from leaseha.errors import RepositoryError
 from leaseha.lines import Shape
 from leaseha.repository.adopted import AdoptedChild, Child, Inherited
+from leaseha.repository.door import DoorOptions
 from leaseha.repository.members import Members
 from leaseha.repository.tls import TlsFiles
 
@@ -45,6 +46,9 @@ _END_S: Final = 1.0
 _LINE_MAX: Final = 64 * 1024
 _BACKLOG_MAX: Final = 64 * 1024
 """Bytes not read by the child; past this it is hung, and further deadlines are not worth keeping for it."""
+
+_USERS_AT_ONCE: Final = 64
+"""Their values are some 100 bytes each, 512 at most."""
 
 _PLAIN: Final = Shape()
 
@@ -146,7 +150,7 @@ class RepositoryProcess:
         notice: Callable[[Notice], None],
         *,
         depth: int = 2,
-        append_only: bool = False,
+        door: DoorOptions = DoorOptions(),  # noqa: B008 - frozen
         logs: Shape = _PLAIN,
         peering: Peering | None = None,
     ) -> None:
@@ -163,7 +167,8 @@ class RepositoryProcess:
             str(depth),
             "--log",
             json.dumps(asdict(logs)),
-            *(["--append-only"] if append_only else []),
+            "--door",
+            door.told(),
             *(peering.options() if peering else []),
         ]
         self._process: Child | None = None
@@ -282,6 +287,27 @@ class RepositoryProcess:
         does not answer is killed. The process stays warm. The deadline goes on counting meanwhile.
         """
         return await self._ask({"do": "stop", "drain_ns": int(drain_s * NS_PER_S)}, drain_s + STOP_S)
+
+    async def change_door(self, door: DoorOptions) -> Answer:
+        """Who may do what from now on; a certificate counts for the next connection. Raises RepositoryError."""
+        return await self._ask({"do": "door", **asdict(door)})
+
+    async def tell_users(self, users: Sequence[tuple[str, str]]) -> None:
+        """All users there are, each a name and the value of its key. Returns when it is sent; never raises.
+
+        In pieces, each sent when the one before is read: what keeps the service alive goes first.
+        """
+        pieces = [users[at : at + _USERS_AT_ONCE] for at in range(0, len(users), _USERS_AT_ONCE)] or [users]
+        writer = self._writer
+        for number, piece in enumerate(pieces):
+            if writer is None or writer is not self._writer:
+                return
+            told = [{"name": name, "value": value} for name, value in piece]
+            ends = {"first": number == 0, "last": number == len(pieces) - 1}
+            writer.write(encode({"do": "users", "users": told, **ends}))
+            writer.transport.set_write_buffer_limits(high=0)  # so that `drain` waits until all of it is sent
+            with contextlib.suppress(OSError):
+                await writer.drain()
 
     async def status(self) -> RepositoryStatus:
         """Raises RepositoryError."""

@@ -113,6 +113,8 @@ class Exchange:
         self.sent = 0
         """Bytes of the answer's body."""
         self.keep_alive = request.keep_alive
+        self.user = ""
+        """Who asks, once that is proven."""
         self.note = ""
         """For the log line: why it was refused."""
         self.allowed: Callable[[], None] = lambda: None

@@ -60,11 +60,11 @@ class Server:
         handle: Callable[[Exchange], None],
         limits: Limits,
         quiet: Callable[[], None] = lambda: None,
-        tls: Callable[[], ssl.SSLContext] | None = None,
+        tls: Callable[[], ssl.SSLContext | None] | None = None,
     ) -> None:
         """`quiet` is called (from any thread) whenever the last connection has gone.
 
-        `tls` gives the context for each new connection and must not wait; without it, plain HTTP.
+        `tls` gives the context for each new connection and must not wait; without one, plain HTTP.
         """
         self._tls = tls
         self._handle = handle

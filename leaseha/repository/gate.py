@@ -14,13 +14,20 @@ higher token answers 409 to whatever a late holder sends.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from leaseha.core.values import Instant
+from leaseha.repository.adoption import Adoption
 from leaseha.repository.tokens import Mark, TokenLedger, TokenTooOldError
+from leaseha.repository.turnstile import CrowdedError
+
+HOLD_S: Final = 3.0
+"""How long a request waits for a gate that is about to open."""
 
 
 def now() -> Instant:
@@ -66,6 +73,19 @@ class Gate:
         self._word: Word | None = None
         self._why_closed = "not serving"
         self._entering = False
+        self._decided = threading.Event()
+        """Cleared while it is about to open: who comes meanwhile waits a moment instead of being refused."""
+        self._decided.set()
+        self.adoption = Adoption(ledger)
+        """Whoever changes the directory does it inside of this."""
+
+    def about_to_open(self, why: str) -> None:
+        """Closed, but for a moment only: `enter` waits for `open` or `close`, up to `HOLD_S`."""
+        with self._lock:
+            self._why_closed = why
+            self._entering = False
+            self._word = None
+            self._decided.clear()
 
     def open(self, word: Word) -> None:
         """Requests may enter. The token is durable before this returns.
@@ -73,14 +93,24 @@ class Gate:
         Raises TokenTooOldError, GateClosedError when the deadline has passed, OSError when the token cannot
         be stored; the gate is closed then.
         """
-        self.close("opening")
-        self._ledger.store(word.mark)
+        with self._lock:
+            self._entering = False
+            self._word = None
+        try:
+            self.adoption.adopt(word.mark)
+        except CrowdedError as crowded:
+            self.close(f"the disk is too slow: {crowded}")
+            raise GateClosedError(self._why_closed) from crowded
+        except (TokenTooOldError, OSError) as refused:
+            self.close(str(refused))
+            raise
         if word.deadline.deadline_passed(self._clock()):
-            self._why_closed = "the deadline passed before the gate was open"
+            self.close("the deadline passed before the gate was open")
             raise GateClosedError(self._why_closed)
         with self._lock:
             self._word = word
             self._entering = True
+            self._decided.set()
 
     def extend(self, token: int, deadline: Instant) -> bool:
         """Move the deadline, in either direction. False: closed, passed, or of another token: nothing changed."""
@@ -95,16 +125,25 @@ class Gate:
         """Nothing new enters; who is in may finish until the deadline or `close`."""
         self._why_closed = why
         self._entering = False
+        self._decided.set()
 
     def close(self, why: str) -> None:
         """Nothing enters and no pass is good any more."""
         with self._lock:
             self._close(why)
 
+    def close_under(self, mark: Mark, why: str) -> None:
+        """`close`, and say so, unless it is closed already or open under another token since."""
+        with self._lock:
+            if self._word is not None and self._word.mark == mark:
+                self._close(why)
+                self._superseded()
+
     def _close(self, why: str) -> None:
         self._why_closed = why
         self._entering = False
         self._word = None
+        self._decided.set()
 
     @property
     def word(self) -> Word | None:
@@ -117,7 +156,8 @@ class Gate:
         return self._why_closed
 
     def enter(self) -> Pass:
-        """Raises GateClosedError."""
+        """Raises GateClosedError, at once unless the gate is about to open."""
+        self._decided.wait(HOLD_S)
         word = self._word
         if word is None or not self._entering:
             raise GateClosedError(self._why_closed)
@@ -138,11 +178,8 @@ class Gate:
         try:
             self._ledger.check(mark)
         except TokenTooOldError as old:
-            with self._lock:
-                # Not when the higher token is our own, under which the gate is open again since.
-                if self._word is not None and self._word.mark == mark:
-                    self._close(str(old))
-                    self._superseded()
+            # Not when the higher token is our own, under which the gate is open again since.
+            self.close_under(mark, str(old))
             raise GateClosedError(str(old)) from old
         except FileNotFoundError as gone:
             # Not a disk that refuses: what is there now is no store at all, and must not look like an empty one.
@@ -164,3 +201,13 @@ class Pass:
     def check_directory(self) -> None:
         """Before anything is changed, and before a change is acknowledged. Raises GateClosedError."""
         self.gate.check_directory(self.mark)
+
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[None]:
+        """Around every change of the directory: no token is taken meanwhile. Raises GateClosedError."""
+        try:
+            with self.gate.adoption.changing():
+                self.check_directory()
+                yield
+        except CrowdedError as crowded:
+            raise GateClosedError(f"another token is being taken: {crowded}") from crowded

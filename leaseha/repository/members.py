@@ -133,18 +133,19 @@ class Membership:
             self._tell(stores, why, number)
             self._changed.notify_all()
 
-    def await_required_within(
-        self, enough: Callable[[], frozenset[str]], timeout_s: float, alive: Callable[[], bool]
+    def wait_until(
+        self, fact: Callable[[frozenset[str]], bool], timeout_s: float, check: Callable[[], None]
     ) -> bool:
-        """Wait until every required store is one of `enough()`. False: not in time, or `alive` says stop.
+        """Wait until `fact(required)`. False: not in time. Raises what `check`, asked now and then, raises.
 
-        `enough` is asked with the lock held and must not wait.
+        `fact` is asked with the lock held and must not wait.
         """
         until = time.monotonic() + timeout_s
         with self._changed:
-            while not self._required() <= enough():
+            while not fact(self._required()):
                 left_s = until - time.monotonic()
-                if left_s <= 0 or not alive():
+                if left_s <= 0:
                     return False
+                check()
                 self._changed.wait(min(left_s, _LOOK_S))
             return True

@@ -1,8 +1,8 @@
 """The routes of restic's REST protocol, versions 1 and 2: parse, ask the gate, call the store, answer.
 
 No file is touched here. The order of an upload is what the repository promises: enter the gate; take the
-body, hashing, writing and teeing it; compare the hash; fsync; look at deadline and token; rename; fsync the
-directory; wait for the copies; look at deadline and token again; 200.
+body, hashing, writing and teeing it; compare the hash; fsync; wait for the copies; look at deadline and token;
+rename; fsync the directory; look at deadline and token again; 200.
 """
 
 from __future__ import annotations
@@ -18,18 +18,22 @@ from dataclasses import dataclass
 from typing import Final
 
 from leaseha.repository import paths
+from leaseha.repository.door import Door, Guest
 from leaseha.repository.exchange import BadBodyError, ClientGoneError, Exchange
 from leaseha.repository.gate import Gate, GateClosedError, Pass
 from leaseha.repository.http import parse_range
 from leaseha.repository.paths import Address, Kind
-from leaseha.repository.replicate import Replicator
+from leaseha.repository.refused import RefusedError
+from leaseha.repository.replicate import Copies, Replicator, UnconfirmedError
 from leaseha.repository.store import ConflictError, Entry, Store, Upload, WrongHashError
+from leaseha.repository.turnstile import CrowdedError
 
 log = logging.getLogger(__name__)
 access: Final = logging.getLogger("leaseha.repository.access")
 
 V1: Final = "application/vnd.x.restic.rest.v1"
 V2: Final = "application/vnd.x.restic.rest.v2"
+HEALTH: Final = b"/health"
 _PIECE: Final = 256 * 1024
 _MAX_CONFIG: Final = 64 * 1024
 _MAX_OBJECT: Final = 4 * 1024 * 1024 * 1024
@@ -39,14 +43,6 @@ _BROKEN: Final = frozenset(
 )
 _PLAIN: Final = ("Content-Type", "text/plain; charset=utf-8")
 _BINARY: Final = ("Content-Type", "application/octet-stream")
-
-
-class RefusedError(Exception):
-    """The answer is this status, with this sentence."""
-
-    def __init__(self, status: int, why: str) -> None:
-        super().__init__(why)
-        self.status = status
 
 
 @dataclass(slots=True)
@@ -75,7 +71,7 @@ class App:
         replicator: Replicator,
         *,
         depth: int = paths.DEPTH,
-        append_only: bool = False,
+        door: Door | None = None,
         disk_fault: Callable[[str], None] = lambda _: None,
     ) -> None:
         """`disk_fault` hears of I/O errors and failed fsyncs: the node should then let others serve."""
@@ -83,7 +79,7 @@ class App:
         self._store = store
         self._replicator = replicator
         self._depth = depth
-        self._append_only = append_only
+        self._door = door or Door()
         self._disk_fault = disk_fault
         self._lock = threading.Lock()
         self._buffers = threading.local()
@@ -109,8 +105,10 @@ class App:
             # Never 404, 403 or 401 here: clients take those for the truth about the repository.
             exchange.allowed = lambda: None
             _refuse(exchange, 503, str(closed), ("Retry-After", "1"))
+        except (UnconfirmedError, CrowdedError) as unconfirmed:
+            self._refuse_admitted(exchange, 503, str(unconfirmed), ("Retry-After", "1"))
         except RefusedError as refused:
-            self._refuse_admitted(exchange, refused.status, str(refused))
+            self._refuse_admitted(exchange, refused.status, str(refused), *refused.fields)
         except OSError as trouble:
             self._refuse_admitted(exchange, *self._disk_trouble(exchange, trouble))
         except (ClientGoneError, BadBodyError):
@@ -123,12 +121,12 @@ class App:
             exchange.keep_alive = False
             self._refuse_admitted(exchange, 500, "internal error")
 
-    def _refuse_admitted(self, exchange: Exchange, status: int, why: str) -> None:
+    def _refuse_admitted(self, exchange: Exchange, status: int, why: str, *fields: tuple[str, str]) -> None:
         """An error is an answer too: not given by a server whose gate has closed meanwhile."""
         if exchange.status:
             raise ClientGoneError(f"after the answer: {why}")
         try:
-            _refuse(exchange, status, why)
+            _refuse(exchange, status, why, *fields)
         except GateClosedError as closed:
             exchange.allowed = lambda: None
             _refuse(exchange, 503, str(closed), ("Retry-After", "1"))
@@ -147,9 +145,14 @@ class App:
     # ---- routes
 
     def _route(self, exchange: Exchange, admitted: Pass) -> None:
+        if exchange.request.target == HEALTH:
+            self._health(exchange, admitted)
+            return
+        guest = self._door.admit(exchange)
         address = paths.parse(exchange.request.target, self._depth)
         if address is None:
             raise RefusedError(404, "nothing can be here")
+        self._door.may_enter(guest, address)
         method = exchange.request.method
         if address.kind is None:
             self._repository(exchange, admitted, address)
@@ -160,9 +163,16 @@ class App:
         elif method == "POST":
             self._upload(exchange, admitted, address)
         elif method == "DELETE":
-            self._delete(exchange, admitted, address)
+            self._delete(exchange, admitted, address, guest)
         else:
             self._read(exchange, admitted, address)
+
+    def _health(self, exchange: Exchange, admitted: Pass) -> None:
+        """For whoever balances or monitors, without a password: it says no more than that this is served here."""
+        if exchange.request.method not in {"GET", "HEAD"}:
+            raise RefusedError(405, "health can be asked for, nothing else")
+        admitted.check_directory()
+        exchange.answer(200, b"serving\n", _PLAIN)
 
     def _repository(self, exchange: Exchange, admitted: Pass, address: Address) -> None:
         if exchange.request.method != "POST":
@@ -170,14 +180,18 @@ class App:
         if not address.create:
             raise RefusedError(400, "only ?create=true is known here")
         admitted.check_directory()
-        self._store.create(address.repo)
+        self._replicator.create(address, admitted.mark, lambda: self._create_here(address, admitted))
         admitted.check_directory()
         exchange.answer(200)
+
+    def _create_here(self, address: Address, admitted: Pass) -> None:
+        with admitted.changing():
+            self._store.create(address.repo)
 
     def _list(self, exchange: Exchange, admitted: Pass, address: Address) -> None:
         # The header is compared whole, as every known client sends it and rest-server does.
         with_sizes = exchange.request.fields.get(b"accept") == V2.encode()
-        entries = [one for one in self._store.entries(address) if self._visible(address, one.name)]
+        entries = list(self._store.entries(address))
         if not entries:
             admitted.check_directory()  # nothing there, or no directory any more?
         exchange.answer(
@@ -191,8 +205,6 @@ class App:
             admitted.check_directory()
             raise RefusedError(404, "no such object") from missing
         with stored:
-            if not self._visible(address, address.name):
-                raise RefusedError(404, "no such object")
             ranged = exchange.request.fields.get(b"range")
             if exchange.request.method == "HEAD":
                 exchange.answer_head(200, stored.size, _BINARY, ("Accept-Ranges", "bytes"))
@@ -215,14 +227,14 @@ class App:
         exchange.ready_for_body()
         length = None if exchange.request.chunked else exchange.request.length
         upload = self._store.begin(address, admitted.mark, length)
-        copies = self._replicator.upload(address, admitted.mark)
         try:
-            self._take_body(exchange, most, upload.write, copies.write)
-            _publish(upload, admitted)
-            copies.commit()
-        except BaseException:
-            copies.abort()
-            raise
+            copies = self._replicator.upload(address, admitted.mark, length)
+            try:
+                self._take_body(exchange, most, upload.write, copies.write)
+                _publish(upload, copies, admitted)
+            except BaseException:
+                copies.abort()
+                raise
         finally:
             upload.abort()
         admitted.check_directory()
@@ -240,19 +252,18 @@ class App:
             for sink in sinks:
                 sink(view[:count])
 
-    def _delete(self, exchange: Exchange, admitted: Pass, address: Address) -> None:
-        if self._append_only and address.kind is not Kind.LOCKS:
-            raise RefusedError(403, "this repository is append-only")
+    def _delete(self, exchange: Exchange, admitted: Pass, address: Address, guest: Guest) -> None:
+        guest.may_delete(address)
         admitted.check_directory()
-        self._store.delete(address)
-        self._replicator.delete(address, admitted.mark)
+        self._replicator.delete(address, admitted.mark, lambda: self._delete_here(address, admitted))
         admitted.check_directory()
         exchange.answer(200)
         with self._lock:
             self.counters.deletes += 1
 
-    def _visible(self, address: Address, name: str) -> bool:
-        return self._replicator.visible(Address(address.repo, address.kind, name))
+    def _delete_here(self, address: Address, admitted: Pass) -> None:
+        with admitted.changing():
+            self._store.delete(address)
 
     def _account(self, exchange: Exchange, took_s: float) -> None:
         with self._lock:
@@ -267,8 +278,9 @@ class App:
         if access.isEnabledFor(level):
             access.log(
                 level,
-                '%s "%s %s" %s in=%d out=%d %.1fms%s',
+                '%s %s "%s %s" %s in=%d out=%d %.1fms%s',
                 exchange.connection.peer,
+                exchange.user or "-",
                 exchange.request.method,
                 exchange.request.target[:200].decode("ascii", "backslashreplace"),
                 exchange.status or "no answer",
@@ -279,10 +291,17 @@ class App:
             )
 
 
-def _publish(upload: Upload, admitted: Pass) -> None:
+def _publish(upload: Upload, copies: Copies, admitted: Pass) -> None:
+    """Here last: what can be seen here is everywhere that counts."""
     try:
         upload.verify()
-        upload.publish(admitted.check_directory)
+        sealed, size = upload.seal()
+        with copies.barrier():
+            upload.clash()
+            copies.confirm(sealed, size)
+            with admitted.changing():
+                upload.publish()
+            copies.finish()
     except WrongHashError as wrong:
         raise RefusedError(400, str(wrong)) from wrong
     except ConflictError as conflict:

@@ -31,8 +31,11 @@ from leaseha.lines import Shape, formatter
 from leaseha.repository import kernel
 from leaseha.repository.app import App
 from leaseha.repository.control import Message, decode, encode
+from leaseha.repository.door import DoorOptions
+from leaseha.repository.doorman import Doorman
 from leaseha.repository.gate import Gate, GateClosedError, Word, now
 from leaseha.repository.http import parse_head
+from leaseha.repository.peering import Outcome, Peering, PeerOptions, read_options
 from leaseha.repository.replicate import SingleCopy
 from leaseha.repository.server import Limits, Server
 from leaseha.repository.store import OURS, DirectoryStore
@@ -48,8 +51,16 @@ _IDLE_NS: Final = 10_000 * NS_PER_MS
 class Repository:
     """One data directory, its gate and its server, at the end of a control channel."""
 
-    def __init__(self, channel: socket.socket, path: Path, *, depth: int, append_only: bool) -> None:
-        """Raises OSError when the directory cannot be used."""
+    def __init__(
+        self,
+        channel: socket.socket,
+        path: Path,
+        *,
+        depth: int,
+        door: DoorOptions,
+        peers: PeerOptions | None = None,
+    ) -> None:
+        """Raises OSError when the directory, or the door's certificate, cannot be used."""
         self._channel = channel
         self._ledger = TokenLedger(path / OURS / "token")
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -59,10 +70,19 @@ class Repository:
         removed = store.temporaries.remove_stale()
         if removed:
             log.info("removed %d temporary files of dead processes", removed)
-        self._app = App(
-            self._gate, store, SingleCopy(), depth=depth, append_only=append_only, disk_fault=self._fault
+        self._doorman = Doorman(door)
+        self._opening = 0
+        """The agent's request that waits for the members to settle; 0: none."""
+        self._peering = (
+            Peering(peers, self._gate, self._ledger, store, self._tell, self._poke, self._fault)
+            if peers
+            else None
         )
-        self._server = Server(self._app.handle, Limits(), quiet=self._poke)
+        copies = self._peering.replicator if self._peering else SingleCopy()
+        self._app = App(
+            self._gate, store, copies, depth=depth, door=self._doorman.door, disk_fault=self._fault
+        )
+        self._server = Server(self._app.handle, Limits(), quiet=self._poke, tls=self._doorman.tls)
         self._serving: Word | None = None
         """Listeners are open until this deadline, whether or not the gate is."""
         self._stopping: tuple[int, int] | None = None
@@ -80,6 +100,7 @@ class Repository:
             self._mind_deadline()
             if self._wake in ready:
                 os.eventfd_read(self._wake)
+                self._mind_opening()
             if self._channel.fileno() in ready and not self._listen_to_agent():
                 self._close("the agent is gone")
                 return "the agent closed the control channel"
@@ -141,8 +162,15 @@ class Repository:
                 self._open_gate(message)
             case "stop":
                 self._stop(message)
+            case "members":
+                if self._peering:
+                    self._peering.hear(message)
             case "status":
                 self._status(message["id"])
+            case "users":
+                self._doorman.tell_users(message)
+            case "door":
+                self._answer(message["id"], ok=not (why := self._doorman.change(message)), why=why)
             case unknown:
                 self._answer(message["id"], ok=False, why=f"unknown word {unknown!r}")
 
@@ -160,7 +188,9 @@ class Repository:
         word = _word(message)
         try:
             self._ledger.check(word.mark)
-            if message["gate"]:
+            if self._peering:
+                self._gate.about_to_open("the members settle")
+            elif message["gate"]:
                 self._gate.open(word)
             else:
                 self._gate.close("not open yet")
@@ -171,27 +201,66 @@ class Repository:
             self._answer(number, ok=False, why=str(refused))
             return
         self._serving = word
-        self._answer(number, ok=True)
         log.info(
             "serving on %s port %d, token %d", ", ".join(message["vips"]), message["port"], word.mark.token
         )
+        if self._peering and message["gate"]:
+            self._settle(number, word)
+        else:
+            self._answer(number, ok=True)
 
     def _open_gate(self, message: Message) -> None:
         word = _word(message)
         if self._serving is None or self._stopping:
             self._answer(message["id"], ok=False, why="not listening")
             return
+        if self._peering:
+            self._abandon_opening("another word came before this was done")
+            self._serving = word
+            self._settle(message["id"], word)
+        else:
+            self._open(message["id"], word)
+
+    def _open(self, number: int, word: Word) -> None:
         try:
             self._gate.open(word)
         except (TokenTooOldError, GateClosedError, OSError) as refused:
             self._close(f"refused to open the gate: {refused}")
-            self._answer(message["id"], ok=False, why=str(refused))
+            self._answer(number, ok=False, why=str(refused))
             return
         self._serving = word
-        self._answer(message["id"], ok=True)
+        self._answer(number, ok=True)
+
+    def _settle(self, number: int, word: Word) -> None:
+        """The gate opens when the members have settled; the deadline is minded meanwhile."""
+        if self._peering:
+            self._gate.about_to_open("the members settle")
+            self._opening = number
+            self._peering.settle(number, word)
+
+    def _mind_opening(self) -> None:
+        while self._peering and (outcome := self._peering.outcome()):
+            if outcome.number == self._opening and self._serving:
+                self._opening = 0
+                self._end_opening(outcome, self._serving)
+
+    def _end_opening(self, outcome: Outcome, serving: Word) -> None:
+        if not outcome.why:
+            self._open(outcome.number, Word(outcome.word.mark, serving.deadline))
+            return
+        self._close(f"refused to open the gate: {outcome.why}")
+        self._answer(outcome.number, ok=False, why=outcome.why)
+        if outcome.stale:
+            self._tell({"say": "stale", "why": outcome.why, "highest": outcome.stale.token})
+
+    def _abandon_opening(self, why: str) -> None:
+        if self._opening:
+            number, self._opening = self._opening, 0
+            self._answer(number, ok=False, why=why)
 
     def _stop(self, message: Message) -> None:
         self._abandon_stop()
+        self._abandon_opening("stopped before the gate was open")
         self._stopping = (message["id"], now().raw_ns + message["drain_ns"])
         self._gate.drain("the service moves to another node")
         self._server.stop_accepting()
@@ -216,6 +285,7 @@ class Repository:
                 "connections": connections,
                 "busy": busy,
                 **asdict(self._app.counters),
+                "replication": self._peering.status() if self._peering else {},
             }
         )
 
@@ -224,6 +294,9 @@ class Repository:
     def _close(self, why: str) -> int:
         """Nothing can be acknowledged after this. Returns how many requests were cut."""
         self._gate.close(why)
+        self._abandon_opening(why)
+        if self._peering:
+            self._peering.cancel()
         cut = self._server.reset_all()
         if self._serving:
             log.info("closed: %s%s", why, f", {cut} requests cut" if cut else "")
@@ -299,7 +372,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--parent", type=int, required=True, help="the agent's process id: die with it")
     parser.add_argument("--path", type=Path, required=True, help="the data directory")
     parser.add_argument("--depth", type=int, default=2, help="segments of a repository's name, at most")
-    parser.add_argument("--append-only", action="store_true", help="delete nothing but locks")
+    parser.add_argument("--door", type=DoorOptions.of, default=DoorOptions(), help="who may do what, as JSON")
+    parser.add_argument("--lease", default="", help="the lease's name, where copies are kept")
+    parser.add_argument("--store", default="", help="the uuid of this node's store")
+    parser.add_argument(
+        "--peer-listen", default="", help="HOST:PORT for the other nodes; empty: one copy, here"
+    )
+    parser.add_argument("--peer-tls", default="", help="PEM files for that port, as JSON; empty: plain HTTP")
     parser.add_argument("--log", type=json.loads, default={}, help="the shape of log lines, as JSON")
     options = parser.parse_args(arguments)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -317,9 +396,10 @@ def _run(options: argparse.Namespace) -> int:
     _warm_up()
     channel = socket.socket(fileno=options.control_fd)
     try:
-        repository = Repository(channel, options.path, depth=options.depth, append_only=options.append_only)
-    except OSError as trouble:
-        why = f"the data directory cannot be used: {trouble}"
+        peers = read_options(options.lease, options.store, options.peer_listen, options.peer_tls)
+        repository = Repository(channel, options.path, depth=options.depth, door=options.door, peers=peers)
+    except (OSError, ValueError, TypeError) as trouble:
+        why = f"the repository cannot be served: {trouble}"
         log.error("%s", why)  # noqa: TRY400 - an operator's sentence, no traceback
         channel.sendall(encode({"say": "ready", "id": 0, "ok": False, "why": why}))
         return 1

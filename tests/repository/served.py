@@ -17,6 +17,7 @@ from typing import Self
 
 from leaseha.core.values import NS_PER_S, Instant
 from leaseha.repository.app import V2, App
+from leaseha.repository.door import Door, DoorOptions
 from leaseha.repository.gate import Gate, Word, now
 from leaseha.repository.replicate import SingleCopy
 from leaseha.repository.server import Limits, Server
@@ -78,6 +79,7 @@ class Served:
 
     root: Path
     append_only: bool = False
+    door: Door | None = None
     limits: Limits = field(default_factory=Limits)
     store: DirectoryStore | None = None
     open_gate: bool = True
@@ -88,10 +90,9 @@ class Served:
         self.faults: list[str] = []
         self.ledger = TokenLedger(self.root / OURS / "token")
         self.gate = Gate(self.ledger, self.clock)
+        self.door = self.door or Door(DoorOptions(append_only=self.append_only))
         self.store = self.store or DirectoryStore(self.root)
-        self.app = App(
-            self.gate, self.store, SingleCopy(), append_only=self.append_only, disk_fault=self.faults.append
-        )
+        self.app = App(self.gate, self.store, SingleCopy(), door=self.door, disk_fault=self.faults.append)
         self.server = Server(self.app.handle, self.limits, tls=self.tls)
         self.port = free_port()
         self.server.listen([HOST], self.port)

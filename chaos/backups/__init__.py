@@ -1,0 +1,1 @@
+"""Real backups over real faults: what was acknowledged must be on the new holder, and the backup must end well."""

@@ -139,14 +139,15 @@ def _absent_taken() -> list[Patch]:
 
     def t6(own: Own, items: Sequence[Absent]) -> Txn:
         compares, puts = [], []
-        first = InsyncRecord(frozenset({own.record.store}))
         for item in items:
             key = records.claim_key(item.lease)
             compares.append(transactions._absent(key))
             claim = ClaimRecord(Hold.HELD, node=own.record.node, session=own.session, epoch=item.epoch)
             puts.append(Put(key, records.encode(claim)))
             if item.new:
-                puts.append(Put(records.insync_key(item.lease), records.encode(first)))
+                puts.append(
+                    Put(records.insync_key(item.lease), records.encode(InsyncRecord(frozenset({item.store}))))
+                )
         return transactions._txn(own, compares, puts)
 
     return [(taking, "_way", _way), (transactions, "t6_write_absent_down", t6)]

@@ -226,7 +226,8 @@ class Faults:
         before = node.state.leases[lease].wanted or frozenset()
         for store in sorted(stores - before):
             self.world.history.add(self.world.now_ns, "copied", lease, store)
-        node.give(lambda at: events.CopiesReported(at, lease, stores))
+        token = node.state.leases[lease].token
+        node.give(lambda at: events.CopiesReported(at, lease, stores, token))
 
     def _do_wipe(self, node: Node) -> None:
         """Its disk is replaced, once a run: another store under the same name, and nothing on it."""

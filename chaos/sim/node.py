@@ -55,6 +55,7 @@ class Node:
         self._begin(machine.initial(self.next_spec()))
         self.service.begin()
         self.give(events.Started)
+        self._tell_stores()
 
     def next_spec(self) -> NodeSpec:
         """Of the process that begins next, with an incarnation of its own."""
@@ -67,6 +68,16 @@ class Node:
         if state.session.id:
             self._keep_alive(state.session.id, self.starts, state.spec.session_ttl_s)
         self.give(events.Started)
+        self._tell_stores()
+
+    def _tell_stores(self) -> None:
+        """Its data directories were looked at; one names them all."""
+        for lease in self.state.spec.leases:
+            if lease.replicated:
+                self._tell_store(lease.name, self.state.spec.store)
+
+    def _tell_store(self, lease: str, store: str) -> None:
+        self.give(lambda at: events.StoreFound(at, lease, store))
 
     def _begin(self, state: NodeState) -> None:
         self.starts += 1

@@ -180,6 +180,17 @@ class CopiesReported:
     at: Instant
     lease: str
     stores: frozenset[str]
+    token: int
+    """Under which it was said: what an earlier holdership has copied to counts no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFound:
+    """The data directory of a lease with replicated data was looked at: the uuid of what is there; empty: nothing."""
+
+    at: Instant
+    lease: str
+    store: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +241,7 @@ Event = (
     | HealthChanged
     | BusyChanged
     | CopiesReported
+    | StoreFound
     | Retired
     | TtlChanged
     | StopAsked

@@ -338,8 +338,15 @@ def busy_changed(draft: Draft, event: events.BusyChanged) -> None:
 
 def copies_reported(draft: Draft, event: events.CopiesReported) -> None:
     """Which stores the replication wants admitted: said by a holder, and true only while it is one."""
-    if draft.leases[event.lease].mine:
+    state = draft.leases[event.lease]
+    if state.mine and event.token == state.token:
         draft.update(event.lease, wanted=event.stores)
+
+
+def store_found(draft: Draft, event: events.StoreFound) -> None:
+    """Which bytes this node has of a lease: another directory than before is another store."""
+    draft.update(event.lease, store=event.store)
+    draft.republish = True
 
 
 def tick(draft: Draft, event: events.Tick) -> None:

@@ -38,6 +38,9 @@ class Carried:
     seen_epoch: int
     blocked: str
     not_before: Instant | None
+    store: str = ""
+    wanted: tuple[str, ...] | None = None
+    """Held: the in-sync set that its replication wants."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +137,8 @@ def _carried(name: str, lease: LeaseState) -> Carried:
         seen_epoch=lease.seen_epoch,
         blocked=lease.blocked,
         not_before=lease.not_before,
+        store=lease.store,
+        wanted=tuple(sorted(lease.wanted)) if lease.mine and lease.wanted is not None else None,
     )
 
 
@@ -184,12 +189,14 @@ def _adopted(one: Carried, session: int) -> LeaseState:
         seen_epoch=one.seen_epoch,
         blocked=one.blocked,
         not_before=one.not_before,
+        store=one.store,
         move=Move(reason=one.reason, trace=one.trace, from_node=one.from_node),
     )
     if not one.held:
         return known
     up = frozenset(one.up)
-    return replace(known, role=Role.HOLDER, mine=True, under=session, cover=one.cover, up=up)
+    wanted = frozenset(one.wanted) if one.wanted is not None else None
+    return replace(known, role=Role.HOLDER, mine=True, under=session, cover=one.cover, up=up, wanted=wanted)
 
 
 def proven(state: NodeState, told: Handover) -> bool:

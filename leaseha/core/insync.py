@@ -30,15 +30,19 @@ def must_have(state: NodeState, lease: str) -> frozenset[str]:
     for write in state.session.pending:
         if write.what == "T13":
             stores |= written(write, lease)
+    if lease_spec(state.spec, lease).replicated:
+        stores |= state.leases[lease].wanted or frozenset()  # it may be sent at any moment
     return stores
 
 
 def may_change(draft: Draft, lease: str) -> bool:
-    """Only the holder writes the set. Where nothing is replicated it need not serve yet: the first node of a new
-    lease may never come so far, and nobody else could take over if it had admitted nobody.
+    """Only the holder writes the set, and it need not serve yet.
+
+    Where nothing is replicated, the first node of a new lease may never come so far, and nobody else could take over
+    if it had admitted nobody. Where data is replicated its gate opens only when every member has answered, or was
+    removed.
     """
-    role = draft.leases[lease].role
-    return role is Role.HOLDER or (role is Role.PREPARING and not lease_spec(draft.spec, lease).replicated)
+    return draft.leases[lease].role in (Role.HOLDER, Role.PREPARING)
 
 
 def wanted(draft: Draft, lease: str) -> frozenset[str] | None:
@@ -52,9 +56,10 @@ def wanted(draft: Draft, lease: str) -> frozenset[str] | None:
         return None
     state = draft.leases[lease]
     if lease_spec(draft.spec, lease).replicated:
-        if state.wanted is None:
+        own = placement.own_store(draft, lease)
+        if state.wanted is None or not own:
             return None
-        target = state.wanted | {draft.spec.store}
+        target = state.wanted | {own}
     else:
         target = seen.record.stores | _healthy(draft, lease)
     return None if target == seen.record.stores else target

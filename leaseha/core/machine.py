@@ -55,6 +55,7 @@ HEAR: Final[dict[type, Callable[[Draft, Any], None]]] = {
     events.HealthChanged: facts.health_changed,
     events.BusyChanged: facts.busy_changed,
     events.CopiesReported: facts.copies_reported,
+    events.StoreFound: facts.store_found,
     events.Retired: orders.retired,
     events.TtlChanged: orders.ttl_changed,
     events.StopAsked: orders.stop_asked,

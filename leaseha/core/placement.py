@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from leaseha.core import deadline
-from leaseha.core.records import Hold, Kind, Life
+from leaseha.core.records import Hold, Kind, Life, NodeRecord
 from leaseha.core.state import Draft, lease_spec
 from leaseha.core.values import NS_PER_S, Instant
 
@@ -86,10 +86,27 @@ def twin(draft: Draft) -> Twin | None:
     return None
 
 
+def own_store(draft: Draft, lease: str) -> str:
+    """What names this node's bytes of the lease in its in-sync set; empty: it has none that can be used."""
+    return draft.leases[lease].store if lease_spec(draft.spec, lease).replicated else draft.spec.store
+
+
+def store_of(draft: Draft, lease: str, record: NodeRecord) -> str:
+    """The same of another node, as it tells."""
+    return (record.stores or {}).get(lease, "") if lease_spec(draft.spec, lease).replicated else record.store
+
+
+def _unfit(draft: Draft, lease: str) -> str:
+    """Replicated: why this node's data directory cannot stand in an in-sync set; empty if it can."""
+    unknown = lease_spec(draft.spec, lease).replicated and not own_store(draft, lease)
+    return "its data directory was not looked at yet" if unknown else ""
+
+
 def myself(draft: Draft, lease: str) -> Candidate:
     """This node as a possible holder."""
     state, spec = draft.leases[lease], lease_spec(draft.spec, lease)
     why = state.retired or state.ineligible or state.blocked
+    why = why or _unfit(draft, lease)
     if not why and draft.node.stopping:
         why = "stopping"
     if not why and state.not_before is not None and not state.not_before.wait_over(draft.at):
@@ -97,11 +114,11 @@ def myself(draft: Draft, lease: str) -> Candidate:
     return Candidate(
         node=draft.spec.node,
         session=draft.session.id,
-        store=draft.spec.store,
+        store=own_store(draft, lease),
         priority=effective(draft, lease),
         alive=draft.session.id != 0,
         ineligible=why,
-        in_sync=_admitted(draft, lease, draft.spec.store),
+        in_sync=_admitted(draft, lease, own_store(draft, lease)),
         same_definition=_as_holder_has_it(draft, lease, spec.digest),
     )
 
@@ -120,15 +137,16 @@ def others(draft: Draft, lease: str) -> list[Candidate]:
         if record is None or name == draft.spec.node:
             continue
         digest = (record.digests or {}).get(lease)
+        store = store_of(draft, lease, record)
         found.append(
             Candidate(
                 node=name,
                 session=record.session,
-                store=record.store,
+                store=store,
                 priority=(record.priorities or {}).get(lease, 0),
                 alive=not silent(draft, record.session),
                 ineligible=(record.ineligible or {}).get(lease, ""),
-                in_sync=_admitted(draft, lease, record.store),
+                in_sync=_admitted(draft, lease, store),
                 same_definition=same_vips(digest, lease_spec(draft.spec, lease).digest),
             )
         )

@@ -143,6 +143,7 @@ class NodeRecord:
     node: str
     session: int
     store: str
+    """Of the state directory."""
     version: str = ""
     address: str = ""
     ttl_max_ns: int = 0
@@ -151,6 +152,10 @@ class NodeRecord:
     ineligible: Mapping[str, str] | None = None
     """By lease, why this node should not hold it."""
     digests: Mapping[str, str] | None = None
+    stores: Mapping[str, str] | None = None
+    """Of each lease whose data is replicated, the uuid of its data directory."""
+    peer_ports: Mapping[str, int] | None = None
+    """Of each of these, where the other nodes' copies come in, at `address`."""
 
 
 @dataclass(frozen=True, slots=True)

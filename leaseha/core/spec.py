@@ -31,6 +31,8 @@ class LeaseSpec:
     """True: holds data, so after a restored etcd only `recover` lets it be taken."""
     replicated: bool = False
     """True: the replication reports which stores to admit; False: every healthy node is admitted."""
+    peer_port: int = 0
+    """Replicated: where this node takes copies in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class NodeSpec:
     cluster: str
     node: str
     store: str
-    """uuid of the data disk or, without data, of the state directory."""
+    """uuid of the state directory. A lease whose data is replicated counts by its data directory instead."""
     incarnation: str
     """Unique to this process; with the sequence number it names each own write."""
     leases: tuple[LeaseSpec, ...]

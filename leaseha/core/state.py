@@ -117,6 +117,8 @@ class LeaseState:
     """Clients are writing to it now."""
     wanted_back: Instant | None = None
     """HOLDER: since when a better node has been asking for it."""
+    store: str = ""
+    """Replicated: the uuid of this node's data directory as it is now; empty: there is none that can be used."""
     wanted: frozenset[str] | None = None
     """The in-sync set that the replication wants; None: it has not said."""
     awaiting: int = 0
@@ -211,8 +213,8 @@ class NodeState:
     """When time alone makes something due for a lease."""
     due_first: Instant | None = None
     """Not later than any of these; None: not known."""
-    offers: Mapping[str, tuple[int, str]] = field(default_factory=dict)
-    """Of each lease what the node record says: priority, and why this node is no candidate."""
+    offers: Mapping[str, tuple[int, str, str]] = field(default_factory=dict)
+    """Of each lease what the node record says: priority, why this node is no candidate, and its store."""
 
 
 def lease_spec(spec: NodeSpec, lease: str) -> LeaseSpec:

@@ -72,6 +72,8 @@ class Absent:
     lease: str
     new: bool
     epoch: int
+    store: str
+    """New: the writer's, with which the in-sync set begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +158,6 @@ def t6_write_absent_down(own: Own, items: Sequence[Absent]) -> Txn:
     """
     compares: list[Compare] = []
     puts: list[Put | Delete] = []
-    first = InsyncRecord(frozenset({own.record.store}))
     for item in items:
         compares.append(_absent(records.claim_key(item.lease)))
         hold = Hold.FREE if item.new else Hold.LOST
@@ -164,7 +165,9 @@ def t6_write_absent_down(own: Own, items: Sequence[Absent]) -> Txn:
         puts.append(Put(records.claim_key(item.lease), records.encode(claim)))
         if item.new:
             compares.append(_absent(records.insync_key(item.lease)))
-            puts.append(Put(records.insync_key(item.lease), records.encode(first)))
+            puts.append(
+                Put(records.insync_key(item.lease), records.encode(InsyncRecord(frozenset({item.store}))))
+            )
     return _txn(own, compares, puts)
 
 

@@ -192,7 +192,7 @@ def _alike(draft: Draft, first: taking.Taking) -> list[str]:
 def _absent(draft: Draft, name: str) -> Absent:
     state, last = draft.leases[name], draft.view.claim(name).last
     epoch = max(state.epoch, state.seen_epoch, last.epoch if last is not None else 1)
-    return Absent(name, placement.is_new(draft, name), epoch)
+    return Absent(name, placement.is_new(draft, name), epoch, placement.own_store(draft, name))
 
 
 def _take_batch(draft: Draft, first: taking.Taking, names: Sequence[str]) -> None:

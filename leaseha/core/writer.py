@@ -146,6 +146,7 @@ def node_record(draft: Draft) -> NodeRecord:
     """What this node tells the others about itself."""
     spec = draft.spec
     candidates = {lease.name: placement.myself(draft, lease.name) for lease in spec.leases}
+    ports = {lease.name: lease.peer_port for lease in spec.leases if lease.replicated}
     return NodeRecord(
         node=spec.node,
         session=draft.session.id,
@@ -156,6 +157,8 @@ def node_record(draft: Draft) -> NodeRecord:
         priorities={name: c.priority for name, c in candidates.items()},
         ineligible={name: c.ineligible for name, c in candidates.items() if c.ineligible},
         digests={lease.name: lease.digest for lease in spec.leases},
+        stores={name: candidates[name].store for name in ports if candidates[name].store} or None,
+        peer_ports=ports or None,
     )
 
 
@@ -166,7 +169,7 @@ def publish(draft: Draft) -> None:
     offers = dict(draft.node.offers)
     for name in draft.attended() if len(offers) == len(draft.leases) else draft.leases:
         candidate = placement.myself(draft, name)
-        offers[name] = candidate.priority, candidate.ineligible
+        offers[name] = candidate.priority, candidate.ineligible, candidate.store
     if offers == draft.node.offers and draft.node.published:
         return
     draft.set(offers=offers)

@@ -124,6 +124,7 @@ def _carried(found: Mapping[str, Any]) -> Carried:
         cover=_instant_or_none(found["cover"]),
         up=tuple(found["up"]),
         not_before=_instant_or_none(found["not_before"]),
+        wanted=tuple(found["wanted"]) if found.get("wanted") is not None else None,
     )
 
 

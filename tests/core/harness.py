@@ -118,6 +118,9 @@ class World:
         for name in names or self.nodes:
             self.started.add(name)
             self.give(name, events.Started(self.now()))
+            spec = self.nodes[name].spec
+            for lease in [lease.name for lease in spec.leases if lease.replicated]:
+                self.give(name, events.StoreFound(self.now(), lease, spec.store))
 
     def give(self, name: str, event: Event) -> None:
         """Step one node, then everything that follows from it at this moment, in order."""

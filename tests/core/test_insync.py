@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from leaseha.core import events, insync, machine, records
+from dataclasses import replace
+
+from leaseha.core import effects, events, insync, machine, records
 from leaseha.core.records import InsyncRecord
 from leaseha.core.spec import LeaseSpec
+from leaseha.core.state import Role
 from tests.core import hands
 from tests.core.harness import World, spec
 
@@ -19,7 +22,8 @@ def admitted(world: World) -> frozenset[str]:
 
 
 def report(world: World, *stores: str) -> None:
-    world.give("a", events.CopiesReported(world.now(), "l", frozenset(stores)))
+    token = world.state("a").token
+    world.give("a", events.CopiesReported(world.now(), "l", frozenset(stores), token))
 
 
 def test_where_nothing_is_replicated_every_healthy_node_is_admitted() -> None:
@@ -120,14 +124,20 @@ def test_a_node_that_is_not_admitted_does_not_take_over() -> None:
     assert world.holders() == []
 
 
-def test_a_change_on_a_lease_that_is_still_coming_up_waits_where_data_is_replicated() -> None:
-    world = World(spec("a", COPIED))
-    world.held_back["a"] = lambda effect: type(effect).__name__ == "BindVip"
-    world.start()
+def test_a_holder_whose_gate_is_not_open_yet_may_remove_a_member_that_does_not_answer() -> None:
+    """Its gate opens only when every member has its token, or is none any more."""
+    gated = replace(COPIED, resources=True)
+    world = hands.serving(spec("a", gated), spec("b", gated))
     report(world, "store-b")
-    world.run(1)
+    world.held_back["b"] = lambda effect: type(effect).__name__ == "OpenGate"
+    world.kill("a")
+    world.run(9)
+    assert world.role("b") is Role.PREPARING
 
-    assert "T13" not in world.sent("a")
+    world.give("b", events.CopiesReported(world.now(), "l", frozenset(), world.state("b").token))
+
+    assert admitted(world) == {"store-b"}
+    assert insync.must_have(world.nodes["b"], "l") == {"store-b"}
 
 
 def test_what_the_replication_of_an_earlier_holdership_had_copied_to_is_forgotten() -> None:
@@ -137,7 +147,7 @@ def test_what_the_replication_of_an_earlier_holdership_had_copied_to_is_forgotte
     hands.keep(world, "a", "T2")
     world.run(9)
     assert world.holders() == ["b"]
-    world.give("b", events.CopiesReported(world.now(), "l", frozenset({"store-a"})))
+    world.give("b", events.CopiesReported(world.now(), "l", frozenset({"store-a"}), world.state("b").token))
     assert admitted(world) == {"store-a", "store-b"}
 
     hands.let(world, "a")
@@ -150,6 +160,91 @@ def test_what_the_replication_of_an_earlier_holdership_had_copied_to_is_forgotte
 
 def test_only_a_holders_replication_is_heard() -> None:
     world = hands.serving(*(spec(n, COPIED) for n in "ab"))
-    world.give("b", events.CopiesReported(world.now(), "l", frozenset({"store-a"})))
+    world.give("b", events.CopiesReported(world.now(), "l", frozenset({"store-a"}), 0))
 
     assert world.state("b").wanted is None
+
+
+def found(world: World, name: str, store: str) -> None:
+    world.give(name, events.StoreFound(world.now(), "l", store))
+
+
+def told(world: World, name: str) -> records.NodeRecord:
+    record = records.decode(records.NodeRecord, world.etcd.keys[records.node_key(name)].value)
+    assert record is not None
+    return record
+
+
+def test_a_set_that_was_asked_for_counts_before_it_is_written() -> None:
+    """It may be sent at any moment, and the replication must not hear of it later than that."""
+    world = hands.serving(*(spec(n, COPIED) for n in "abc"))
+    world.held_back["a"] = lambda effect: isinstance(effect, effects.Commit)
+    world.run(1.1)
+    report(world, "store-b")
+
+    assert "T13" not in world.sent("a")
+    assert insync.must_have(world.nodes["a"], "l") == {"store-a", "store-b"}
+
+
+def test_what_was_copied_under_an_earlier_token_admits_nobody() -> None:
+    world = hands.serving(*(spec(n, COPIED) for n in "ab"))
+    token = world.state("a").token - 1
+    world.give("a", events.CopiesReported(world.now(), "l", frozenset({"store-b"}), token))
+
+    assert admitted(world) == {"store-a"}
+
+
+def test_another_data_directory_is_another_store_and_no_member() -> None:
+    """A13: its disk was replaced; what it had acknowledged is gone."""
+    world = hands.serving(*(spec(n, COPIED) for n in "ab"))
+    report(world, "store-b")
+    found(world, "b", "new disk")
+    world.run(1.1)
+    assert told(world, "b").stores == {"l": "new disk"}
+
+    world.kill("a")
+    world.run(20)
+
+    assert world.holders() == []
+
+
+def test_a_node_without_its_data_directory_is_no_candidate() -> None:
+    world = hands.serving(*(spec(n, COPIED) for n in "ab"))
+    report(world, "store-b")
+    found(world, "b", "")
+    world.run(1.1)
+    assert told(world, "b").stores is None
+
+    world.kill("a")
+    world.run(20)
+
+    assert world.holders() == []
+
+
+def test_a_new_lease_is_not_begun_before_the_data_directory_was_looked_at() -> None:
+    world = World(spec("a", COPIED))
+    world.started.add("a")
+    world.give("a", events.Started(world.now()))
+    world.run(3)
+    assert records.insync_key("l") not in world.etcd.keys
+
+    found(world, "a", "data-a")
+    world.run(3)
+
+    assert world.holders() == ["a"]
+    assert admitted(world) == {"data-a"}
+
+
+def test_a_node_tells_where_it_takes_copies_in() -> None:
+    world = hands.serving(spec("a", replace(COPIED, peer_port=8001)))
+
+    assert told(world, "a").peer_ports == {"l": 8001}
+    assert told(world, "a").stores == {"l": "store-a"}
+
+
+def test_the_holder_writes_no_set_while_it_does_not_know_its_own_store() -> None:
+    world = hands.serving(spec("a", COPIED))
+    found(world, "a", "")
+    report(world, "store-b")
+
+    assert admitted(world) == {"store-a"}

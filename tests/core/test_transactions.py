@@ -84,7 +84,7 @@ def test_t5_and_t7_take_free_and_lost_leases_as_they_were_seen(take) -> None:
 
 
 def test_t6_writes_an_absent_claim_down_as_lost() -> None:
-    txn = transactions.t6_write_absent_down(OWN, [Absent("l", new=False, epoch=3)])
+    txn = transactions.t6_write_absent_down(OWN, [Absent("l", new=False, epoch=3, store="store-me")])
     lost = ClaimRecord(Hold.LOST, node="me", epoch=3)
 
     check(
@@ -95,7 +95,7 @@ def test_t6_writes_an_absent_claim_down_as_lost() -> None:
 
 
 def test_t6_writes_a_new_lease_down_as_free_with_its_first_insync_set() -> None:
-    txn = transactions.t6_write_absent_down(OWN, [Absent("l", new=True, epoch=1)])
+    txn = transactions.t6_write_absent_down(OWN, [Absent("l", new=True, epoch=1, store="store-me")])
     free = ClaimRecord(Hold.FREE, node="me")
     first = InsyncRecord(frozenset({"store-me"}))
 

@@ -223,7 +223,7 @@ def test_t13_with_unknown_outcome(applied: bool) -> None:
     lease = LeaseSpec("l", {"a": 100, "b": 50}, digest="v.x", data=True, replicated=True)
     world = hands.serving(spec("a", lease), spec("b", lease))
     hands.keep(world, "a", "T13")
-    world.give("a", events.CopiesReported(world.now(), "l", frozenset({"store-b"})))
+    world.give("a", events.CopiesReported(world.now(), "l", frozenset({"store-b"}), world.state("a").token))
     world.blind.add("a")
     in_doubt(world, "a", "T13", applied)
 
@@ -241,10 +241,10 @@ def test_a_late_change_of_the_in_sync_set_can_not_be_applied_after_another() -> 
     lease = LeaseSpec("l", {"a": 100, "b": 50}, digest="v.x", data=True, replicated=True)
     world = hands.serving(spec("a", lease), spec("b", lease))
     hands.keep(world, "a", "T13")
-    world.give("a", events.CopiesReported(world.now(), "l", frozenset({"store-b"})))
+    world.give("a", events.CopiesReported(world.now(), "l", frozenset({"store-b"}), world.state("a").token))
     late = hands.kept(world, "a", "T13")
     hands.let(world, "a")
-    world.give("a", events.CopiesReported(world.now(), "l", frozenset()))
+    world.give("a", events.CopiesReported(world.now(), "l", frozenset(), world.state("a").token))
     hands.lose(world, "a", late)
     world.run(1)
 

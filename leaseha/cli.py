@@ -111,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
         "--keep", action="store_true", help="leave the cluster up afterwards, and say what to try"
     )
     cli_access.add_pki(verb, as_json)
+    cli_access.add_user(verb, config, as_json)
     verb("version", _version, "print the version", as_json)
     return parser
 

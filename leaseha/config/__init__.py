@@ -9,6 +9,7 @@
 """
 
 from leaseha.config.durations import format_duration, parse_duration
+from leaseha.config.faults import Wrong
 from leaseha.config.files import read_password
 from leaseha.config.load import DEFAULT_PATH, load, parse
 from leaseha.config.model import (
@@ -36,6 +37,7 @@ from leaseha.config.model import (
     TelemetryConfig,
     Vip,
 )
+from leaseha.config.readers import size
 from leaseha.config.spec import lease_spec, node_spec
 
 __all__ = [
@@ -63,6 +65,7 @@ __all__ = [
     "Tcp",
     "TelemetryConfig",
     "Vip",
+    "Wrong",
     "format_duration",
     "lease_spec",
     "load",
@@ -70,4 +73,5 @@ __all__ = [
     "parse",
     "parse_duration",
     "read_password",
+    "size",
 ]

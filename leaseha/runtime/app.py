@@ -169,16 +169,16 @@ class Agent:
                 most_past_ms=fencing.most_past_ms(self.config.session),
             )
             self._announcers[interface] = Announcer(interface)
-        port = lease.repository.port if lease.repository is not None else 0
         parts = Parts(
             lease=lease.name,
             vips=tuple(vip.ip for vip in lease.vips),
             binder=self._binders[interface],
             announcer=self._announcers[interface],
             repository=self._make_repository(lease),
-            port=port,
+            port=lease.repository.port if lease.repository is not None else 0,
             guard=self._guard,
             fencing=self._fencing,
+            tls=lease.repository is not None and lease.repository.door.cert is not None,
         )
         self._lease_of |= dict.fromkeys(parts.vips, lease.name)
         self._services[lease.name] = Service(parts, self._answered, self._lease_warning, self._vip_broken)
@@ -217,8 +217,9 @@ class Agent:
         config, log = self.config, self.config.log
         directory = DataDirectory(lease.name, lease.repository.path, config.state_dir)
         logs = Shape(config.node.name, config.cluster, log.format.value, log.level.value, lease.name)
-        self._repositories[lease.name] = WarmRepository(lease.name, directory, logs, failed, busy)
-        return self._repositories[lease.name]
+        made = WarmRepository(lease.name, directory, logs, failed, busy, lease.repository.door)
+        self._repositories[lease.name] = made
+        return made
 
     def _keep_ready(self, first: dict[str, str]) -> None:
         """One bad data directory costs its own lease and no other: this node is no candidate for it meanwhile."""
@@ -254,6 +255,8 @@ class Agent:
     def _watch_surroundings(self, store: EtcdStore) -> None:
         self._beside("the watch of links and addresses", LinkWatch(self).run())
         self._beside("the checks", self._wellness.run())
+        if doors := [one.door for one in self._repositories.values() if one.door.wants_users]:
+            self._beside("the look at the users", doors[0].feed(store, doors), vital=False)
         self._beside("the look at etcd's members", self._ask_members(store), vital=False)
         for interface in self._binders:
             watch = ConflictWatch(interface, self._claimed)

@@ -147,7 +147,7 @@ class DataPath:
         parts = self._services[name].parts
         for vip in parts.vips:
             async with self._turns:
-                if not await probe.answers_once(str(vip), parts.port):
+                if not await probe.answers_once(str(vip), parts.port, tls=parts.tls):
                     return f"the repository does not answer through {vip}, port {parts.port}"
         return ""
 

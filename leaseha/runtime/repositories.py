@@ -11,6 +11,7 @@ from typing import Final
 import tenacity
 
 from leaseha import __version__
+from leaseha.config import DoorConfig
 from leaseha.core.values import Instant
 from leaseha.errors import ResourceError
 from leaseha.lines import Shape
@@ -18,6 +19,7 @@ from leaseha.repository.adopted import Inherited
 from leaseha.repository.control import Answer, Notice, RepositoryError, RepositoryProcess
 from leaseha.runtime.datadir import DataDirectory
 from leaseha.runtime.handover import RepositoryTold
+from leaseha.runtime.users import DoorTeller, options_of
 
 PULSE_S: Final = 2.0
 """How often a serving process is asked for a sign of life."""
@@ -26,6 +28,7 @@ LOOK_EVERY_S: Final = 2.0
 AGAIN_S: Final = (1.0, 2.0, 4.0, 8.0, 15.0)
 """How long is waited after each vain try in turn, s; the last is repeated."""
 
+OPEN_DOOR: Final = DoorConfig()
 _log = logging.getLogger("leaseha.repository")
 
 
@@ -42,6 +45,7 @@ class WarmRepository:
         logs: Shape,
         failed: Callable[[str], None],
         busy: Callable[[bool], None],
+        door: DoorConfig = OPEN_DOOR,
     ) -> None:
         self._lease = lease
         self._directory = directory
@@ -51,7 +55,9 @@ class WarmRepository:
         self._serving = False
         self._version = __version__
         self._closing = False
-        self._process = RepositoryProcess(directory.path, self._heard, logs=logs)
+        options = options_of(door)
+        self._process = RepositoryProcess(directory.path, self._heard, logs=logs, door=options)
+        self.door = DoorTeller(lease, options, self._process)
         self._starting = asyncio.Lock()
         self._restarting: asyncio.Task[None] | None = None
         self._pulse: asyncio.Task[None] | None = None
@@ -93,6 +99,8 @@ class WarmRepository:
             if told.path == str(self._directory.path):
                 self._version, self._serving = told.version, told.serving
                 self._keep_feeling()
+                if told.version == __version__:
+                    self.door.tell_soon(options=True)
                 return told.serving
             await self._process.close()
         return False
@@ -210,6 +218,7 @@ class WarmRepository:
     async def _start_once(self) -> None:
         self._version = __version__
         self._refused(await self._asked(self._process.start()))
+        self.door.tell_soon()
 
     def _heard(self, notice: Notice) -> None:
         was_serving = self._serving

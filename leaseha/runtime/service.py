@@ -76,6 +76,8 @@ class Parts:
     port: int
     guard: Guard
     fencing: Fencing
+    tls: bool = False
+    """The repository's port speaks TLS."""
 
 
 class Service:
@@ -248,7 +250,9 @@ class Service:
         """Ask for the first answer, as a client would, and report it."""
         ok = True
         if self.parts.repository is not None:
-            ok = await probe.repository_answers(str(self.parts.vips[0]), self.parts.port, lambda: self.bound)
+            ok = await probe.repository_answers(
+                str(self.parts.vips[0]), self.parts.port, lambda: self.bound, tls=self.parts.tls
+            )
         else:
             try:
                 facts = await self.parts.binder.present(self.parts.lease)

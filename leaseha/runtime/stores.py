@@ -37,6 +37,8 @@ class EtcdStore:
         self._watching: asyncio.Task[None] | None = None
         self._keeping: dict[int, asyncio.Task[None]] = {}
         self._revoking: set[asyncio.Task[None]] = set()
+        self.noticed: Callable[[tuple[Change, ...]], None] = lambda _: None
+        """Also hears each batch of changes; must be quick."""
 
     async def commit(self, txn: Txn, attempt: int, timeout_ns: int) -> Outcome:
         """Send once."""
@@ -80,6 +82,7 @@ class EtcdStore:
         def hand_on(news: WatchNews) -> None:
             if isinstance(news, WatchBatch):
                 changed(news.head, news.changes)
+                self.noticed(news.changes)
             elif isinstance(news, WatchReread):
                 reread(news.head, news.keys)
 

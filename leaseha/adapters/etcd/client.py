@@ -171,8 +171,12 @@ class EtcdClient:
 
     # --- reads --------------------------------------------------------------------------------------------
 
-    async def read_all(self, timeout_s: float = READ_TIMEOUT_S) -> tuple[Head, tuple[KeyValue, ...]]:
+    async def read_all(
+        self, timeout_s: float = READ_TIMEOUT_S, below: str = ""
+    ) -> tuple[Head, tuple[KeyValue, ...]]:
         """All keys at one revision, linearizably, in the order of their names.
+
+        `below`: only those that begin so (`users/`), and relative to that.
 
         Raises:
             StoreUnavailable: no answer within `timeout_s`.
@@ -181,7 +185,7 @@ class EtcdClient:
         end = self._clock().plus(int(timeout_s * NS_PER_S))
         for _ in range(READS_ANEW):
             try:
-                head, keys = await self._pages(end)
+                head, keys = await self._pages(end, Prefix(self._prefix.path + below))
             except CallFailed as error:
                 _log.info("reading all keys anew: %s", error)
             else:
@@ -189,16 +193,16 @@ class EtcdClient:
                 return head, keys
         raise StoreUnavailable(f"etcd was compacted {READS_ANEW} times during one read of all keys")
 
-    async def _pages(self, end: Instant) -> tuple[Head, tuple[KeyValue, ...]]:
+    async def _pages(self, end: Instant, prefix: Prefix) -> tuple[Head, tuple[KeyValue, ...]]:
         """The first page says the revision that all further ones are read at."""
         keys: list[KeyValue] = []
         head: Head | None = None
         after = b""
         while True:
-            request = self._prefix.page(after, head.revision if head else 0, self.page_keys)
+            request = prefix.page(after, head.revision if head else 0, self.page_keys)
             page = await self._range(request, end.left_ns(self._clock()) / NS_PER_S)
             head = head or head_of(page.header)
-            keys += [self._prefix.pair(kv) for kv in page.kvs]
+            keys += [prefix.pair(kv) for kv in page.kvs]
             if not page.more or not page.kvs:
                 return head, tuple(keys)
             after = page.kvs[-1].key

@@ -11,11 +11,12 @@ import os
 import queue
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from leaseha.repository.clients import CLIENTS, ClientBook, ClientTeller
 from leaseha.repository.durable import fsync_folder
 from leaseha.repository.gate import Gate, Word
 from leaseha.repository.members import read_members
@@ -27,6 +28,7 @@ from leaseha.repository.server import Limits, Server
 from leaseha.repository.settle import NotSettledError, Settling
 from leaseha.repository.store import OURS, DirectoryStore
 from leaseha.repository.tail import Tail
+from leaseha.repository.tickle import Flow
 from leaseha.repository.tls import Renewed, TlsFiles, client_context
 from leaseha.repository.tokens import Mark, TokenLedger
 
@@ -84,9 +86,17 @@ class Peering:
         self.replicator = PeerReplicator(
             options.lease, options.store, gate, store, self._tail, telling, contexts
         )
+        self.clients = ClientBook()
         identity = Identity(options.lease, options.store, os.urandom(8).hex(), _data_id(store.root))
         self.app = PeerApp(
-            identity, ledger, store, gate.adoption, self._tail, adopted=self._adopted, disk_fault=fault
+            identity,
+            ledger,
+            store,
+            gate.adoption,
+            self._tail,
+            routes={CLIENTS: self.clients.route},
+            adopted=self._adopted,
+            disk_fault=fault,
         )
         self._server = Server(self.app.handle, LIMITS, tls=Renewed(tls) if tls else None)
         self._server.listen([options.host], options.port)
@@ -126,6 +136,11 @@ class Peering:
         except queue.Empty:
             return None
 
+    def opened(self, mark: Mark, vips: Sequence[str], connected: Callable[[], Iterable[Flow]]) -> None:
+        """The gate is open: the holder's clients before us hear of it, and the others of ours (`connected`)."""
+        teller = ClientTeller(self._gate, self.clients, connected, self.replicator.peers.all)
+        teller.opened(mark, vips)
+
     def cancel(self) -> None:
         """The gate is closed, or about to be settled anew: nothing is replicated any more."""
         if self._settling is not None:
@@ -141,7 +156,7 @@ class Peering:
 
     def status(self) -> dict[str, Any]:
         """For `status`."""
-        return self.replicator.status()
+        return {**self.replicator.status(), "clients": len(self.clients.known())}
 
     # ---- from other threads
 

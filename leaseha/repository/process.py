@@ -85,6 +85,8 @@ class Repository:
         self._server = Server(self._app.handle, Limits(), quiet=self._poke, tls=self._doorman.tls)
         self._serving: Word | None = None
         """Listeners are open until this deadline, whether or not the gate is."""
+        self._vips: list[str] = []
+        """On which they listen."""
         self._stopping: tuple[int, int] | None = None
         """A drain: (number of the request to answer, its end in ns of CLOCK_MONOTONIC_RAW)."""
         self._received = bytearray()
@@ -201,6 +203,7 @@ class Repository:
             self._answer(number, ok=False, why=str(refused))
             return
         self._serving = word
+        self._vips = message["vips"]
         log.info(
             "serving on %s port %d, token %d", ", ".join(message["vips"]), message["port"], word.mark.token
         )
@@ -230,6 +233,8 @@ class Repository:
             return
         self._serving = word
         self._answer(number, ok=True)
+        if self._peering:
+            self._peering.opened(word.mark, self._vips, self._server.flows)
 
     def _settle(self, number: int, word: Word) -> None:
         """The gate opens when the members have settled; the deadline is minded meanwhile."""

@@ -27,6 +27,7 @@ from typing import Final
 from leaseha.repository import kernel
 from leaseha.repository.exchange import BadBodyError, ClientGoneError, Connection, Exchange, linger
 from leaseha.repository.http import END_OF_HEAD, MAX_HEAD, HeadError, head_of_answer, parse_head
+from leaseha.repository.tickle import Flow
 
 log = logging.getLogger(__name__)
 
@@ -129,6 +130,17 @@ class Server:
         """(connections, those of them that are busy)."""
         with self._lock:
             return len(self._connections), sum(not one.parked for one in self._connections.values())
+
+    def flows(self) -> list[Flow]:
+        """Who is connected to which of our addresses."""
+        with self._lock:
+            socks = [one.sock for one in self._connections.values()]
+        found = []
+        for sock in socks:
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                (client, client_port), (vip, port) = sock.getpeername()[:2], sock.getsockname()[:2]
+                found.append(Flow(client, client_port, vip, port))
+        return found
 
     def end(self) -> None:
         """Reset everything and let the threads go. For the end of the process, and for tests."""

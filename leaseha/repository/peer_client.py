@@ -27,7 +27,7 @@ from leaseha.repository.tokens import NOTHING, Mark
 CONNECT_S: Final = 1.0
 STALL_S: Final = 2.0
 """How long a node may take no byte at all of what is sent, or give none of an answer that has begun."""
-ANSWER_S: Final = 4.0
+ANSWER_S: Final = 3.0
 """How long the answer may take after the last byte: a hash's rest, two fsyncs and a rename."""
 _LOOK_MS: Final = 100
 _KEEP_S: Final = 60.0

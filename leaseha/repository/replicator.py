@@ -357,6 +357,11 @@ class _Registered(PeerCopies):
         self._replicator = replicator
         replicator.register(self)
 
+    def confirm(self, fd: int, size: int) -> None:
+        """Too few copies, and it stays unseen here too."""
+        super().confirm(fd, size)
+        self._replicator.require_enough()
+
     def finish(self) -> None:
         """Also the number of copies is looked at once more."""
         self._replicator.require_enough()

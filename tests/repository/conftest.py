@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.repository.agent import Agent
+from tests.repository.cluster import Cluster
 from tests.repository.served import Served
 
 
@@ -57,3 +58,11 @@ async def new_agent(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Age
 @pytest.fixture
 async def agent(new_agent: Callable[..., Awaitable[Agent]]) -> Agent:
     return await new_agent()
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
+    """No nodes yet; all that are added end with the test."""
+    made = Cluster(tmp_path)
+    yield made
+    await made.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +12,7 @@ from leaseha.config.faults import Faults, quoted
 from leaseha.config.model import (
     CheckConfig,
     Config,
+    CopiesConfig,
     DoorConfig,
     EtcdConfig,
     LeaseConfig,
@@ -137,7 +139,10 @@ def _lease(name: str, section: Section, faults: Faults) -> LeaseConfig:
     if section.holds("repository"):
         inner = section.inner("repository")
         repository = RepositoryConfig(
-            inner.get(keys.REPOSITORY_PORT), inner.get(keys.REPOSITORY_PATH), _door(inner)
+            inner.get(keys.REPOSITORY_PORT),
+            inner.get(keys.REPOSITORY_PATH),
+            _door(inner),
+            _copies(inner, section.get(keys.PRIORITY)),
         )
     path = section.inner("data_path")
     checks: list[CheckConfig] = []
@@ -177,6 +182,18 @@ def _door(section: Section) -> DoorConfig:
         cert=section.get(keys.REPOSITORY_CERT),
         key=section.get(keys.REPOSITORY_KEY),
     )
+
+
+def _copies(section: Section, priority: Mapping[str, int]) -> CopiesConfig | None:
+    holders = sum(one > 0 for one in priority.values())
+    found = CopiesConfig(
+        peer_port=section.get(keys.REPOSITORY_PEER_PORT),
+        min_copies=section.get(keys.REPOSITORY_MIN_COPIES) or (1 if holders <= 2 else 2),
+        ca=section.get(keys.REPOSITORY_PEER_CA),
+        cert=section.get(keys.REPOSITORY_PEER_CERT),
+        key=section.get(keys.REPOSITORY_PEER_KEY),
+    )
+    return found if section.get(keys.REPOSITORY_REPLICATE) else None
 
 
 def _check(name: str, section: Section, faults: Faults) -> CheckConfig:

@@ -30,6 +30,7 @@ def check_files(config: Config, faults: Faults) -> None:
         _password(faults, "etcd.password_file", etcd.password_file)
     for lease in config.leases:
         _door(faults, lease)
+        _copies(faults, lease)
         for check in lease.checks:
             if isinstance(check.probe, Script):
                 _program(faults, f"lease.{lease.name}.check.{check.name}.script", Path(check.probe.argv[0]))
@@ -45,6 +46,21 @@ def _door(faults: Faults, lease: LeaseConfig) -> None:
         faults, f"{section}.key", door.key, b"PRIVATE KEY", "the private key of that certificate"
     ):
         _closed(faults, f"{section}.key", door.key)
+
+
+def _copies(faults: Faults, lease: LeaseConfig) -> None:
+    copies = lease.repository.copies if lease.repository is not None else None
+    if copies is None:
+        return
+    section = f"lease.{lease.name}.repository"
+    if copies.ca is not None:
+        _pem(faults, f"{section}.peer_ca", copies.ca, b"CERTIFICATE", "the authority of all nodes")
+    if copies.cert is not None:
+        _pem(faults, f"{section}.peer_cert", copies.cert, b"CERTIFICATE", "the certificate of this node")
+    if copies.key is not None and _pem(
+        faults, f"{section}.peer_key", copies.key, b"PRIVATE KEY", "the private key of this node"
+    ):
+        _closed(faults, f"{section}.peer_key", copies.key)
 
 
 def read_password(path: Path) -> str:

@@ -144,6 +144,16 @@ REPOSITORY_QUOTA: Final = _given("lease.*.repository.quota", readers.or_off(read
 REPOSITORY_METRICS: Final = _given("lease.*.repository.metrics", readers.yes_no, "false")
 REPOSITORY_CERT: Final = _found("lease.*.repository.cert", readers.absolute_path, "none: HTTP without TLS")
 REPOSITORY_KEY: Final = _found("lease.*.repository.key", readers.absolute_path, "none")
+REPOSITORY_REPLICATE: Final = _given("lease.*.repository.replicate", readers.yes_no, "false")
+REPOSITORY_PEER_PORT: Final = _given("lease.*.repository.peer_port", readers.integer(1, 65535), "8001")
+REPOSITORY_MIN_COPIES: Final = _found(
+    "lease.*.repository.min_copies",
+    readers.integer(1, 16),
+    "1 where at most two nodes may hold the lease, else 2",
+)
+REPOSITORY_PEER_CA: Final = _found("lease.*.repository.peer_ca", readers.absolute_path, "none: no TLS")
+REPOSITORY_PEER_CERT: Final = _found("lease.*.repository.peer_cert", readers.absolute_path, "none")
+REPOSITORY_PEER_KEY: Final = _found("lease.*.repository.peer_key", readers.absolute_path, "none")
 
 PING: Final = _found("lease.*.check.*.ping", network.ping, "one of ping, tcp, script, carrier is needed")
 TCP: Final = _found("lease.*.check.*.tcp", network.tcp, "one of ping, tcp, script, carrier is needed")

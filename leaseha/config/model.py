@@ -210,12 +210,28 @@ class DoorConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class CopiesConfig:
+    """How a repository's data is kept on other nodes too."""
+
+    peer_port: int = 8001
+    """Where this node takes copies in, at its own address."""
+    min_copies: int = 1
+    """Fewer than these, this node's own included, and writes are refused."""
+    ca: Path | None = None
+    """With `cert` and `key`: nodes speak TLS among themselves, each showing its certificate."""
+    cert: Path | None = None
+    key: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RepositoryConfig:
     """The restic repository which the holder serves on the VIPs of its lease."""
 
     port: int
     path: Path
     door: DoorConfig = DoorConfig()
+    copies: CopiesConfig | None = None
+    """None: one copy, on the disk of whoever holds the lease."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,9 +259,9 @@ class LeaseConfig:
 
         The first part: VIPs with their prefix lengths, in any order. A node that differs here is no candidate.
         The second: priority, failback, hold_down, flap_budget, drain_timeout, whether there is a repository and
-        its port, its users, quota and whether it speaks TLS, the checks' names and effects: what decides who
-        holds, or what a client meets. Left out, since machines differ in it: interface, repository.path, the
-        certificate's files, and what a check asks, and how often.
+        its port, its users, quota and whether it speaks TLS, whether and how often its data is copied, the checks'
+        names and effects: what decides who holds, or what a client meets. Left out, since machines differ in it:
+        interface, repository.path, peer_port, the certificates' files, and what a check asks, and how often.
         """
         rest = {
             "priority": dict(sorted(self.priority.items())),
@@ -262,6 +278,9 @@ class LeaseConfig:
                 *(door.users, door.private, door.append_only, door.quota_bytes, door.metrics),
                 door.cert is not None,
             ]
+        if self.repository is not None and self.repository.copies is not None:
+            copies = self.repository.copies
+            rest["copies"] = [copies.min_copies, copies.ca is not None]
         return f"{_hash(sorted(str(vip) for vip in self.vips))}.{_hash(rest)}"
 
 

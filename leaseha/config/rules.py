@@ -8,6 +8,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
+from leaseha.config.copies import check_copies
 from leaseha.config.doors import check_door
 from leaseha.config.durations import format_duration
 from leaseha.config.faults import Faults, join, quoted
@@ -54,6 +55,7 @@ def check_rules(config: Config, faults: Faults) -> None:
     for lease in config.leases:
         _lease(config, lease, faults)
         check_door(lease, faults)
+    check_copies(config, faults)
 
 
 def _timings(session: SessionConfig, faults: Faults) -> None:

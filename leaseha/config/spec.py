@@ -8,6 +8,7 @@ from leaseha.core.spec import LeaseSpec, NodeSpec
 
 def lease_spec(lease: LeaseConfig) -> LeaseSpec:
     """One lease as the core knows it."""
+    copies = lease.repository.copies if lease.repository is not None else None
     return LeaseSpec(
         name=lease.name,
         priorities=lease.priority,
@@ -18,6 +19,8 @@ def lease_spec(lease: LeaseConfig) -> LeaseSpec:
         drain_ns=lease.drain_timeout_ns,
         resources=lease.repository is not None,
         data=lease.repository is not None,
+        replicated=copies is not None,
+        peer_port=copies.peer_port if copies is not None else 0,
     )
 
 

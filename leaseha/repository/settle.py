@@ -24,7 +24,7 @@ from leaseha.repository.turnstile import CrowdedError
 
 log = logging.getLogger(__name__)
 
-SETTLE_S: Final = 8.0
+SETTLE_S: Final = 6.0
 """How long all of it may take; the agent then hears that it did not succeed, while its own wait still runs."""
 
 

@@ -1,6 +1,7 @@
 """Several real repository processes on loopback, and one who plays their agents and etcd for them."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -170,8 +171,6 @@ class Cluster:
     async def close(self) -> None:
         for node in self.nodes.values():
             if node.process.pid:
-                try:
+                with contextlib.suppress(ProcessLookupError):
                     node.go_on()
-                except ProcessLookupError:
-                    pass
             await node.process.close()

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from leaseha.repository.app import V1, V2
+from leaseha.repository.door import DoorOptions
 from tests.repository.in_background import InBackground
 from tests.repository.served import Client, Reply, name_of, post_head, until
 
@@ -18,7 +19,9 @@ ABSENT = "1" * 64
 @pytest.fixture(scope="module", params=[False, True], ids=["deletes", "append-only"])
 def mode(request, tmp_path_factory) -> Iterator[tuple[InBackground, bool]]:
     """(a process, whether it is append-only)."""
-    with InBackground(tmp_path_factory.mktemp("repository"), append_only=request.param) as process:
+    with InBackground(
+        tmp_path_factory.mktemp("repository"), door=DoorOptions(append_only=request.param)
+    ) as process:
         yield process, request.param
 
 

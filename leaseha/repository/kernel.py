@@ -34,10 +34,11 @@ def reset_connection(sock: socket.socket) -> None:
     """
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NONE)
-        if _libc.connect(sock.fileno(), _UNSPECIFIED, len(_UNSPECIFIED)) != 0:
-            # Linux 6.4 to 6.6 refuses while a thread waits. This wakes it; its close then sends the RST.
-            # Past a TLS object's own shutdown, which would have the waiting thread go on in plain text.
-            socket.socket.shutdown(sock, socket.SHUT_RDWR)
+        # Linux 6.4 to 6.6 refuses this while a thread waits; what follows wakes it, and its close then sends the RST.
+        _libc.connect(sock.fileno(), _UNSPECIFIED, len(_UNSPECIFIED))
+        # To OpenSSL "not connected" means "not yet": it would ask on and on. Now it reads an end. (Not the TLS
+        # object's own shutdown, which would have a thread go on in plain text.)
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
     except OSError:
         return  # it is no longer connected, which is what was wanted
 

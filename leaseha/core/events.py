@@ -182,6 +182,8 @@ class CopiesReported:
     stores: frozenset[str]
     token: int
     """Under which it was said: what an earlier holdership has copied to counts no more."""
+    number: int = 0
+    """Grows from one to the next; the replication hears which one the core has taken into account."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -338,7 +338,7 @@ def busy_changed(draft: Draft, event: events.BusyChanged) -> None:
 
 def copies_reported(draft: Draft, event: events.CopiesReported) -> None:
     """Which stores the replication wants admitted: said by a holder, and true only while it is one."""
-    state = draft.leases[event.lease]
+    state = draft.update(event.lease, heard=event.number)
     if state.mine and event.token == state.token:
         draft.update(event.lease, wanted=event.stores)
 

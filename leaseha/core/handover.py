@@ -41,6 +41,7 @@ class Carried:
     store: str = ""
     wanted: tuple[str, ...] | None = None
     """Held: the in-sync set that its replication wants."""
+    heard: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +140,7 @@ def _carried(name: str, lease: LeaseState) -> Carried:
         not_before=lease.not_before,
         store=lease.store,
         wanted=tuple(sorted(lease.wanted)) if lease.mine and lease.wanted is not None else None,
+        heard=lease.heard,
     )
 
 
@@ -190,6 +192,7 @@ def _adopted(one: Carried, session: int) -> LeaseState:
         blocked=one.blocked,
         not_before=one.not_before,
         store=one.store,
+        heard=one.heard,
         move=Move(reason=one.reason, trace=one.trace, from_node=one.from_node),
     )
     if not one.held:

@@ -121,6 +121,8 @@ class LeaseState:
     """Replicated: the uuid of this node's data directory as it is now; empty: there is none that can be used."""
     wanted: frozenset[str] | None = None
     """The in-sync set that the replication wants; None: it has not said."""
+    heard: int = 0
+    """The number of what it said last."""
     awaiting: int = 0
     """Serial of the `Announce` whose `FirstAnswer` is awaited."""
     drain: bool = True

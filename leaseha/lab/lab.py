@@ -29,6 +29,7 @@ NODES: Final = ("node1", "node2", "node3")
 VIP: Final = "10.77.0.50/24"
 VIP6: Final = "fd77::50/64"
 LEASE: Final = "backups"
+REPOSITORY_PORT: Final = 8000
 _NODE, _ETCD, _CLIENT, _OBSERVER, _EXTRA = 11, 21, 101, 250, 1
 R = TypeVar("R")
 _counter = itertools.count(1)
@@ -47,6 +48,8 @@ class Lab:
         vips: with prefix length, from 10.77.0.0/24 and fd77::/64.
         separate_etcd_network: nodes reach etcd over a second interface, which can be cut alone.
         extra_hosts: more hosts; the first gets 10.77.0.1, as a gateway to be pinged.
+        replicate: the lease has a repository, each node a data directory of its own (`data`), and the holder keeps
+            copies on the others.
         settings: laid over the configuration of every node; see `config_for`.
         etcd_election_ms, etcd_heartbeat_ms, etcd_options: etcd's defaults if not given.
         directory: for configurations, logs, recordings; kept. By default a temporary one, removed at the end.
@@ -68,6 +71,7 @@ class Lab:
         etcd_on: Sequence[str] = (),
         etcd_folder: Path | None = None,
         extra_hosts: Sequence[str] = (),
+        replicate: bool = False,
         settings: Mapping[str, Any] | None = None,
         etcd_election_ms: int | None = None,
         etcd_heartbeat_ms: int | None = None,
@@ -79,6 +83,7 @@ class Lab:
         self.client_names = tuple(f"client{at}" for at in range(1, clients + 1))
         self.vips = tuple(vips)
         self.separate = separate_etcd_network
+        self.replicate = replicate
         self.settings = dict(settings or {})
         self.hosts: dict[str, Host] = {}
         self.nodes: dict[str, AgentNode] = {}
@@ -120,6 +125,8 @@ class Lab:
         if self._etcd_hosts:
             find_etcd()  # before anything is built: the most likely thing to be missing
         self._make_directory()
+        for name in self.node_names if self.replicate else ():
+            self.data(name).mkdir(exist_ok=True)
         networks = (MAIN_NETWORK, ETCD_NETWORK) if self.separate else (MAIN_NETWORK,)
         switch = Switch(f"{self._prefix}switch", networks)
         self._stack.callback(switch.close)
@@ -255,7 +262,14 @@ class Lab:
             "etcd": {"endpoints": list(self._etcd.endpoints) if self._etcd is not None else []},
             "lease": {LEASE: {"vips": list(self.vips), "priority": priority}},
         }
+        if self.replicate:
+            repository = {"port": REPOSITORY_PORT, "path": str(self.data(name)), "replicate": True}
+            base["lease"][LEASE]["repository"] = repository
         return merged(merged(base, self.settings), overrides)
+
+    def data(self, name: str) -> Path:
+        """With `replicate`: the data directory of a node."""
+        return self.directory / f"{name}.data"
 
     def node(self, name: str, **overrides: Any) -> AgentNode:
         """The agent of a node, made with `config_for` at the first call; later overrides write it anew."""

@@ -113,6 +113,8 @@ class Notice:
     number: int = 0
     """Of a `wants`; goes back in `Members.wants` once it is taken into account."""
     highest: int = 0
+    token: int = 0
+    """Under which a `wants` was said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +171,9 @@ class RepositoryProcess:
             json.dumps(asdict(logs)),
             "--door",
             door.told(),
-            *(peering.options() if peering else []),
         ]
+        self.peering = peering
+        """May be changed while it does not run: a replaced disk is another store."""
         self._process: Child | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -202,6 +205,7 @@ class RepositoryProcess:
                 self._process = await asyncio.create_subprocess_exec(
                     *(sys.executable, "-P", "-m", "leaseha.repository", "--control-fd", str(theirs.fileno())),
                     *("--parent", str(os.getpid()), "--path", str(self._path), *self._options),
+                    *(self.peering.options() if self.peering else []),
                     stdin=asyncio.subprocess.DEVNULL,
                     pass_fds=(theirs.fileno(),),
                     env={**os.environ, "PYTHONPATH": _python_path()},
@@ -398,7 +402,8 @@ class RepositoryProcess:
                     expected.set_result(message)
             case "wants":
                 stores = frozenset(message["stores"])
-                self._notice(Notice("wants", message["why"], stores, message["number"]))
+                number, token = message["number"], message["token"]
+                self._notice(Notice("wants", message["why"], stores, number, token=token))
             case "stale":
                 self._notice(Notice("stale", message["why"], highest=message["highest"]))
             case kind:

@@ -90,6 +90,11 @@ class Membership:
                 del self._asked[number]
             self._changed.notify_all()
 
+    @property
+    def tenure(self) -> Mark | None:
+        """Under which is asked now; exact in `tell`, which is called with the lock held."""
+        return self._tenure
+
     def begin(self, mark: Mark) -> None:
         """A new tenure: what was asked for under another token cannot come true any more (T13 compares it)."""
         with self._changed:

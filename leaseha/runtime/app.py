@@ -20,14 +20,13 @@ from leaseha.adapters.announce import Announcer
 from leaseha.adapters.conflict import Claim, ConflictWatch
 from leaseha.adapters.link import AddressChange, Link, LinkWatch
 from leaseha.adapters.vip import VipBinder, cluster_tag
-from leaseha.config import Config, LeaseConfig, node_spec
+from leaseha.config import Config, LeaseConfig, lease_spec, node_spec
 from leaseha.core import events, machine
 from leaseha.core.spec import NodeSpec
+from leaseha.core.state import NodeState
 from leaseha.core.values import NS_PER_S
 from leaseha.errors import InvariantBroken, LeasehaError, OperationalError, fault
-from leaseha.lines import Shape
 from leaseha.runtime import report
-from leaseha.runtime.datadir import DataDirectory
 from leaseha.runtime.executor import Executor
 from leaseha.runtime.fencing import interface_of, put_up
 from leaseha.runtime.guarding import Guarding, charge
@@ -101,7 +100,7 @@ class Agent:
         self._fencing = await put_up(config, _warn, held=self._heir.vips())
         spec = self._spec()
         store = EtcdStore(make_client(config), Reach(", ".join(map(str, config.etcd.endpoints))))
-        self.pump = Pump(machine.initial(spec), self._execute, self._broken)
+        self.pump = Pump(machine.initial(spec), self._execute, self._broken, self._seen)
         self.pump.attach(asyncio.get_running_loop())
         for lease in config.leases:
             self._make_service(lease)
@@ -124,6 +123,8 @@ class Agent:
             self._heir.begin(self._executor, spec)
             self._watch_surroundings(store)
             self.pump.give(events.Started(clock.now()))
+            for repository in self._repositories.values():
+                repository.begin()
             self.on_gap()  # what was handed over as bound may have been taken off meanwhile
             self._keep_ready(unready)
             self._beside("the end of the reload", self._heir.prove(self.pump, spec.ttl_ns), vital=False)
@@ -148,7 +149,8 @@ class Agent:
     def _spec(self) -> NodeSpec:
         config = self.config
         address = str(config.node.address or "")
-        if not address and config.leases and config.node.interface is None:
+        copied = any(lease.replicated for lease in map(lease_spec, config.leases))
+        if not address and config.leases and (copied or config.node.interface is None):
             source = route.facing(config.leases[0].vips[0].ip).source
             address = str(source or "")
         store = store_id(config.state_dir)
@@ -206,18 +208,10 @@ class Agent:
     def _make_repository(self, lease: LeaseConfig) -> Repository | None:
         if lease.repository is None:
             return None
-        from leaseha.runtime.repositories import WarmRepository
+        from leaseha.runtime.warming import warm_repository
 
-        def failed(detail: str) -> None:
-            self.pump.give(events.ResourceFailed(clock.now(), lease.name, detail))
-
-        def busy(writing: bool) -> None:
-            self.pump.give(events.BusyChanged(clock.now(), lease.name, writing))
-
-        config, log = self.config, self.config.log
-        directory = DataDirectory(lease.name, lease.repository.path, config.state_dir)
-        logs = Shape(config.node.name, config.cluster, log.format.value, log.level.value, lease.name)
-        made = WarmRepository(lease.name, directory, logs, failed, busy, lease.repository.door)
+        address = self.pump.state.spec.address
+        made = warm_repository(self.config, lease, lease.repository, address, self.pump.give)
         self._repositories[lease.name] = made
         return made
 
@@ -403,6 +397,10 @@ class Agent:
         return report.holder(self.pump.state, lease) if lease in names else None
 
     # --- the end ------------------------------------------------------------------------------------------
+
+    def _seen(self, state: NodeState) -> None:
+        for repository in self._repositories.values():
+            repository.look(state)
 
     def _execute(self, effect: Any) -> None:
         # Before the first transaction of a new session is sent: a guard that knows no session frees nothing.

@@ -21,17 +21,21 @@ LOOK_S: Final = 5.0
 """How long one look may take; a network disk whose server is away may never answer."""
 OURS: Final = ".leaseha"
 STORE_ID: Final = "store-id"
+_STORES: Final = uuid.UUID("5f0c1c2e-8a43-5d0e-9b1a-2f6d6c1c7a10")
 
 
 class DataDirectory:
     """One lease's directory, as this node knows it. `memory` is the file that says what it served before."""
 
-    def __init__(self, lease: str, path: Path, state_dir: Path) -> None:
+    def __init__(self, lease: str, path: Path, state_dir: Path, *, replicated: bool = False) -> None:
         self.path = path
+        self.replicated = replicated
         self.memory = state_dir / "stores" / lease
         self._key = f"lease.{lease}.repository.path = {path}"
         self._name = f"look-at-{lease}"
         self._looking: asyncio.Future[str] | None = None
+        self.identity = ""
+        """The uuid in it, once a look found that it may be served."""
 
     def trouble(self) -> str:
         """Why it must not be served; empty if it may. Changes nothing. Raises OSError if it cannot be looked at."""
@@ -46,6 +50,11 @@ class DataDirectory:
             return (
                 f"the data directory {self.path} is not the one that this node served before (is it mounted?);"
                 f" if it is meant, remove {self.memory}"
+                + (
+                    "; as another store it is filled by the holder before it counts"
+                    if self.replicated
+                    else ""
+                )
             )
         return ""
 
@@ -54,12 +63,12 @@ class DataDirectory:
         try:
             why = self.trouble()
             if not why:
-                self._remember()
+                self.identity = self._remember()
         except OSError as error:
             why = f"{self._key}: cannot be used: {error.strerror} ({error.filename})"
         return why
 
-    def _remember(self) -> None:
+    def _remember(self) -> str:
         ours = self.path / OURS
         found = _read(ours / STORE_ID)
         if not found:
@@ -73,6 +82,14 @@ class DataDirectory:
             self.memory.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
             self.memory.unlink(missing_ok=True)
             _put(self.memory, found)
+        return found
+
+    def store(self, node: str) -> str:
+        """What names the bytes of this node's directory in an in-sync set; empty before it was looked at.
+
+        A directory that was copied to another node, its uuid included, is not the same store there (A13).
+        """
+        return str(uuid.uuid5(_STORES, f"{self.identity} {node}")) if self.identity else ""
 
     async def look(self, timeout_s: float = LOOK_S) -> str:
         """`claim`, beside the loop. Raises TimeoutError: then nothing is known of it."""

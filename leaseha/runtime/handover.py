@@ -54,6 +54,8 @@ class RepositoryTold:
     port: int
     serving: bool
     version: str
+    copies: Mapping[str, Any] | None = None
+    """What it was told of its copies on other nodes (leaseha.runtime.copies)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,12 +34,15 @@ class Pump:
         state: NodeState,
         execute: Callable[[Effect], None],
         on_broken: Callable[[InvariantBroken], None],
+        seen: Callable[[NodeState], None] = lambda _: None,
     ) -> None:
+        """`seen` hears the state after each step, before anything of it is carried out; must be quick."""
         self.state = state
         self.advanced_at: Instant = clock.now()
         """When an event was last stepped through: liveness."""
         self._execute = execute
         self._on_broken = on_broken
+        self._seen = seen
         self._queue: deque[Event] = deque()
         self._running = False
         self._broken = False
@@ -91,6 +94,7 @@ class Pump:
                 raise InvariantBroken(f"{len(self._queue)} events are waiting")
             self.state, effects = machine.step(self.state, event)
             self.advanced_at = event.at
+            self._seen(self.state)
             for effect in effects:
                 self._execute(effect)
         except InvariantBroken as error:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final
 
 import tenacity
 
 from leaseha import __version__
 from leaseha.config import DoorConfig
+from leaseha.core.state import NodeState
 from leaseha.core.values import Instant
 from leaseha.errors import ResourceError
 from leaseha.lines import Shape
 from leaseha.repository.adopted import Inherited
 from leaseha.repository.control import Answer, Notice, RepositoryError, RepositoryProcess
+from leaseha.runtime.copies import Copies
 from leaseha.runtime.datadir import DataDirectory
 from leaseha.runtime.handover import RepositoryTold
 from leaseha.runtime.users import DoorTeller, options_of
@@ -46,9 +48,12 @@ class WarmRepository:
         failed: Callable[[str], None],
         busy: Callable[[bool], None],
         door: DoorConfig = OPEN_DOOR,
+        copies: Copies | None = None,
     ) -> None:
+        """`copies`: its data is kept on other nodes too."""
         self._lease = lease
         self._directory = directory
+        self._logs = logs
         self._failed = failed
         self._tell_busy = busy
         self._busy = False
@@ -58,6 +63,9 @@ class WarmRepository:
         options = options_of(door)
         self._process = RepositoryProcess(directory.path, self._heard, logs=logs, door=options)
         self.door = DoorTeller(lease, options, self._process)
+        self.copies = copies
+        if copies is not None:
+            copies.tell = self._process.members
         self._starting = asyncio.Lock()
         self._restarting: asyncio.Task[None] | None = None
         self._pulse: asyncio.Task[None] | None = None
@@ -70,7 +78,27 @@ class WarmRepository:
             why = str(error)
         if why:
             raise ResourceError(why)
+        await self._mind_store()
         await self._start()
+
+    async def _mind_store(self) -> None:
+        """Another data directory than the process has is another store: it begins anew."""
+        if self.copies is None:
+            return
+        store = self._directory.store(self._logs.node)
+        if self._process.running and not self._serving and store != self.copies.store:
+            await self._process.close()
+        self.copies.found(store)
+
+    def begin(self) -> None:
+        """The core has started."""
+        if self.copies is not None:
+            self.copies.begin()
+
+    def look(self, state: NodeState) -> None:
+        """After each step of the core, before anything of it is carried out."""
+        if self.copies is not None:
+            self.copies.look(state)
 
     def hand_over(self, port: int) -> RepositoryTold | None:
         """What the next program needs to go on with its process; None if there is none. Raises `RepositoryError`."""
@@ -80,8 +108,9 @@ class WarmRepository:
             self._pulse.cancel()
         found = self._process.hand_over()
         path, version = str(self._directory.path), self._version
+        copies = self.copies.told() if self.copies is not None else None
         return RepositoryTold(
-            self._lease, found.fd, found.pid, found.number, path, port, self._serving, version
+            self._lease, found.fd, found.pid, found.number, path, port, self._serving, version, copies
         )
 
     def go_on(self) -> None:
@@ -92,11 +121,11 @@ class WarmRepository:
     async def adopt(self, told: RepositoryTold) -> bool:
         """Go on with the process of the program before; True if it serves. One that cannot be used is ended.
 
-        A process of another version, or of other settings, serves on, and is replaced when the lease is let go.
+        A process of another version serves on, and is replaced when the lease is let go.
         """
         with contextlib.suppress(RepositoryError):
             await self._process.adopt(Inherited(told.pid, told.fd, told.number))
-            if told.path == str(self._directory.path):
+            if told.path == str(self._directory.path) and await self._same_copies(told.copies):
                 self._version, self._serving = told.version, told.serving
                 self._keep_feeling()
                 if told.version == __version__:
@@ -104,6 +133,15 @@ class WarmRepository:
                 return told.serving
             await self._process.close()
         return False
+
+    async def _same_copies(self, told: Mapping[str, Any] | None) -> bool:
+        """It keeps copies as this program would: what is acknowledged stands or falls with that."""
+        if self.copies is None or told is None:
+            return self.copies is None and told is None
+        with contextlib.suppress(TimeoutError):
+            if not await self._directory.look():
+                self.copies.found(self._directory.store(self._logs.node))
+        return self.copies.adopt(told)
 
     def _keep_feeling(self) -> None:
         if self._serving and (self._pulse is None or self._pulse.done() or self._pulse.cancelling()):
@@ -172,6 +210,7 @@ class WarmRepository:
     def _let_be(self) -> None:
         """It is not expected to serve from now on."""
         self._serving = False
+        self._note_copies({})
         self._note_busy(False)
         if self._pulse is not None:
             self._pulse.cancel()
@@ -189,7 +228,12 @@ class WarmRepository:
             while self._serving:
                 await asyncio.sleep(PULSE_S)
                 before, status = status, await self._process.status()
+                self._note_copies(status.replication)
                 self._note_busy(status.busy > 0 or status.bytes_in != before.bytes_in)
+
+    def _note_copies(self, status: Mapping[str, Any]) -> None:
+        if self.copies is not None:
+            self.copies.status = status
 
     async def _asked(self, asking: Awaitable[Answer]) -> Answer:
         try:
@@ -217,10 +261,18 @@ class WarmRepository:
 
     async def _start_once(self) -> None:
         self._version = __version__
+        if self.copies is not None:
+            self._process.peering = self.copies.peering()
         self._refused(await self._asked(self._process.start()))
+        if self.copies is not None:
+            self.copies.started()
         self.door.tell_soon()
 
     def _heard(self, notice: Notice) -> None:
+        if notice.kind == "wants":
+            if self.copies is not None:
+                self.copies.heard(notice)
+            return
         was_serving = self._serving
         if notice.kind in ("ended", "fault"):
             self._serving = False

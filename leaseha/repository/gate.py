@@ -73,6 +73,8 @@ class Gate:
         self._word: Word | None = None
         self._why_closed = "not serving"
         self._entering = False
+        self._opened = 0
+        """How often it was opened: a pass from before is not good again, also under the same token."""
         self._decided = threading.Event()
         """Cleared while it is about to open: who comes meanwhile waits a moment instead of being refused."""
         self._decided.set()
@@ -108,6 +110,7 @@ class Gate:
             self.close("the deadline passed before the gate was open")
             raise GateClosedError(self._why_closed)
         with self._lock:
+            self._opened += 1
             self._word = word
             self._entering = True
             self._decided.set()
@@ -146,6 +149,11 @@ class Gate:
         self._decided.set()
 
     @property
+    def opened(self) -> int:
+        """How often it was opened."""
+        return self._opened
+
+    @property
     def word(self) -> Word | None:
         """What the gate is open under; its deadline may have passed."""
         return self._word
@@ -161,7 +169,7 @@ class Gate:
         word = self._word
         if word is None or not self._entering:
             raise GateClosedError(self._why_closed)
-        admitted = Pass(self, word.mark)
+        admitted = Pass(self, word.mark, self._opened)
         admitted.check()
         return admitted
 
@@ -193,14 +201,19 @@ class Pass:
 
     gate: Gate
     mark: Mark
+    opened: int = 0
+    """Which opening of the gate it was let in by."""
 
     def check(self) -> None:
         """Before any answer. Raises GateClosedError."""
         self.gate.check(self.mark)
+        if self.opened != self.gate.opened:
+            raise GateClosedError("the gate was closed meanwhile")
 
     def check_directory(self) -> None:
         """Before anything is changed, and before a change is acknowledged. Raises GateClosedError."""
         self.gate.check_directory(self.mark)
+        self.check()
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[None]:

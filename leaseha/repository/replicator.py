@@ -69,6 +69,8 @@ class PeerReplicator:
         self.peers = Peers(lease, own, tls)
         self.barrier = Barrier()
         self.operations = Operations(NOTHING, tail)
+        self.settling = threading.Lock()
+        """Of whoever settles: one after the other."""
         self._lock = threading.Lock()
         self._uploads: dict[Address, set[PeerCopies]] = {}
         self._mark: Mark | None = None
@@ -189,18 +191,21 @@ class PeerReplicator:
         return act
 
     def everywhere(self, mark: Mark) -> Everywhere:
-        """For one operation under `mark`."""
+        """For one operation under `mark`, in this tenure."""
+        operations = self.operations
         return Everywhere(
             self.membership,
             self.peers,
             mark,
-            lambda: self.operations.last,
-            lambda: self.check(mark),
+            lambda: operations.last,
+            lambda: self.check(mark, operations),
             lambda stale: self.stale(mark, stale),
         )
 
-    def check(self, mark: Mark) -> None:
-        """Raises GateClosedError when this is not the tenure of `mark`, or its gate has closed."""
+    def check(self, mark: Mark, operations: Operations) -> None:
+        """Raises GateClosedError when this is not the tenure of `operations` any more, or its gate has closed."""
+        if operations is not self.operations:
+            raise GateClosedError("the gate was closed meanwhile")
         if self._settled:
             self._gate.check(mark)
         elif self._mark != mark:

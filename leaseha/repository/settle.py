@@ -54,7 +54,16 @@ class Settling:
 
     def run(self) -> None:
         """Returns when the gate may open. Raises NotSettledError, StalePeerError."""
+        if not self._replicator.settling.acquire(timeout=SETTLE_S):
+            raise NotSettledError("the settling before has not ended")
         try:
+            self._run()
+        finally:
+            self._replicator.settling.release()
+
+    def _run(self) -> None:
+        try:
+            self._check()
             self._gate.adoption.adopt(self._mark)
             self._replicator.begin(self._mark)
             own = self._replicator.tail.addresses()

@@ -41,7 +41,7 @@ class Tail:
         with self._lock:
             if len(self._operations) >= MOST:
                 self._known = False
-                self._floor = max(self._floor, (mark, seq), *self._operations)
+                self._floor = max(self._floor, *self._operations)
                 self._operations.clear()
             self._operations[mark, seq] = address
 

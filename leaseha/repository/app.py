@@ -14,19 +14,21 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Final
 
-from leaseha.repository import paths
+from leaseha.repository import metrics, paths
 from leaseha.repository.door import Door, Guest
 from leaseha.repository.exchange import BadBodyError, ClientGoneError, Exchange
 from leaseha.repository.gate import Gate, GateClosedError, Pass
 from leaseha.repository.http import parse_range
 from leaseha.repository.paths import Address, Kind
+from leaseha.repository.quota import Quota
 from leaseha.repository.refused import RefusedError
 from leaseha.repository.replicate import Copies, Replicator, UnconfirmedError
 from leaseha.repository.store import ConflictError, Entry, Store, Upload, WrongHashError
 from leaseha.repository.turnstile import CrowdedError
+from leaseha.repository.usage import Usage
 
 log = logging.getLogger(__name__)
 access: Final = logging.getLogger("leaseha.repository.access")
@@ -34,6 +36,7 @@ access: Final = logging.getLogger("leaseha.repository.access")
 V1: Final = "application/vnd.x.restic.rest.v1"
 V2: Final = "application/vnd.x.restic.rest.v2"
 HEALTH: Final = b"/health"
+METRICS: Final = b"/metrics"
 _PIECE: Final = 256 * 1024
 _MAX_CONFIG: Final = 64 * 1024
 _MAX_OBJECT: Final = 4 * 1024 * 1024 * 1024
@@ -72,6 +75,7 @@ class App:
         *,
         depth: int = paths.DEPTH,
         door: Door | None = None,
+        usage: Usage | None = None,
         disk_fault: Callable[[str], None] = lambda _: None,
     ) -> None:
         """`disk_fault` hears of I/O errors and failed fsyncs: the node should then let others serve."""
@@ -80,6 +84,7 @@ class App:
         self._replicator = replicator
         self._depth = depth
         self._door = door or Door()
+        self._usage = usage
         self._disk_fault = disk_fault
         self._lock = threading.Lock()
         self._buffers = threading.local()
@@ -149,6 +154,9 @@ class App:
             self._health(exchange, admitted)
             return
         guest = self._door.admit(exchange)
+        if exchange.request.target == METRICS and self._usage is not None and self._door.options.metrics:
+            self._tell_metrics(exchange, guest, self._usage)
+            return
         address = paths.parse(exchange.request.target, self._depth)
         if address is None:
             raise RefusedError(404, "nothing can be here")
@@ -161,7 +169,7 @@ class App:
                 raise RefusedError(405, "a folder can be listed, nothing else")
             self._list(exchange, admitted, address)
         elif method == "POST":
-            self._upload(exchange, admitted, address)
+            self._upload(exchange, admitted, address, guest)
         elif method == "DELETE":
             self._delete(exchange, admitted, address, guest)
         else:
@@ -173,6 +181,15 @@ class App:
             raise RefusedError(405, "health can be asked for, nothing else")
         admitted.check_directory()
         exchange.answer(200, b"serving\n", _PLAIN)
+
+    def _tell_metrics(self, exchange: Exchange, guest: Guest, usage: Usage) -> None:
+        if exchange.request.method != "GET":
+            raise RefusedError(405, "metrics can be read, nothing else")
+        self._door.may_monitor(guest)
+        with self._lock:
+            counters = asdict(self.counters)
+        body = metrics.text(usage, counters, self._door.options.quota_bytes)
+        exchange.answer(200, body, ("Content-Type", metrics.TYPE))
 
     def _repository(self, exchange: Exchange, admitted: Pass, address: Address) -> None:
         if exchange.request.method != "POST":
@@ -218,29 +235,50 @@ class App:
                 exchange.answer(
                     416, b"not within the object\n", _PLAIN, ("Content-Range", f"bytes */{stored.size}")
                 )
+        if self._usage is not None and exchange.status in {200, 206} and exchange.request.method == "GET":
+            self._usage.note("read", address, exchange.sent)
 
-    def _upload(self, exchange: Exchange, admitted: Pass, address: Address) -> None:
+    def _upload(self, exchange: Exchange, admitted: Pass, address: Address, guest: Guest) -> None:
         most = _MAX_CONFIG if address.kind is Kind.CONFIG else _MAX_OBJECT
         if exchange.request.length > most:
             raise RefusedError(413, "too large for an object")
         admitted.check_directory()
-        exchange.ready_for_body()
+        length = None if exchange.request.chunked else exchange.request.length
+        was = self._size_of(address)
+        quota = Quota(self._usage, self._door.options, guest, address)
+        with quota.taking(length, there=was is not None):
+            exchange.ready_for_body()
+            self._receive(exchange, admitted, address, most, quota)
+        if self._usage is not None:
+            self._usage.written(address, exchange.body.received, was=was)
+            self._usage.note("write", address, exchange.body.received)
+        admitted.check_directory()
+        exchange.answer(200)
+        with self._lock:
+            self.counters.uploads += 1
+
+    def _receive(self, exchange: Exchange, admitted: Pass, address: Address, most: int, quota: Quota) -> None:
+        """The body, to where all that counts has it."""
         length = None if exchange.request.chunked else exchange.request.length
         upload = self._store.begin(address, admitted.mark, length)
         try:
             copies = self._replicator.upload(address, admitted.mark, length)
             try:
-                self._take_body(exchange, most, upload.write, copies.write)
+                self._take_body(exchange, most, quota.write, upload.write, copies.write)
                 _publish(upload, copies, admitted)
             except BaseException:
                 copies.abort()
                 raise
         finally:
             upload.abort()
-        admitted.check_directory()
-        exchange.answer(200)
-        with self._lock:
-            self.counters.uploads += 1
+
+    def _size_of(self, address: Address) -> int | None:
+        """Bytes of an object; None: it is not here."""
+        try:
+            with self._store.open(address) as stored:
+                return stored.size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
     def _take_body(self, exchange: Exchange, most: int, *sinks: Callable[[memoryview], None]) -> None:
         view: memoryview | None = getattr(self._buffers, "view", None)
@@ -255,7 +293,11 @@ class App:
     def _delete(self, exchange: Exchange, admitted: Pass, address: Address, guest: Guest) -> None:
         guest.may_delete(address)
         admitted.check_directory()
+        was = self._size_of(address)
         self._replicator.delete(address, admitted.mark, lambda: self._delete_here(address, admitted))
+        if self._usage is not None and was is not None:
+            self._usage.removed(address, was)
+            self._usage.note("delete", address, was)
         admitted.check_directory()
         exchange.answer(200)
         with self._lock:

@@ -95,6 +95,11 @@ class Door:
         exchange.user = user.name
         return Guest(user, options.append_only or user.append_only)
 
+    def may_monitor(self, guest: Guest) -> None:
+        """Raises RefusedError (403): where there are users, the metrics are for one who is for that."""
+        if guest.user is not None and not guest.user.monitor:
+            raise RefusedError(403, "the metrics are for users made with --monitor")
+
     def may_enter(self, guest: Guest, address: Address) -> None:
         """Raises RefusedError (403) for another user's repository."""
         user = guest.user

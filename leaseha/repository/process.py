@@ -40,6 +40,7 @@ from leaseha.repository.replicate import SingleCopy
 from leaseha.repository.server import Limits, Server
 from leaseha.repository.store import OURS, DirectoryStore
 from leaseha.repository.tokens import Mark, TokenLedger, TokenTooOldError
+from leaseha.repository.usage import Usage
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,8 @@ class Repository:
         if removed:
             log.info("removed %d temporary files of dead processes", removed)
         self._doorman = Doorman(door)
+        self._usage = Usage(path, depth)
+        self._usage.begin()
         self._opening = 0
         """The agent's request that waits for the members to settle; 0: none."""
         self._peering = (
@@ -79,8 +82,9 @@ class Repository:
             else None
         )
         copies = self._peering.replicator if self._peering else SingleCopy()
+        entry = self._doorman.door
         self._app = App(
-            self._gate, store, copies, depth=depth, door=self._doorman.door, disk_fault=self._fault
+            self._gate, store, copies, depth=depth, door=entry, usage=self._usage, disk_fault=self._fault
         )
         self._server = Server(self._app.handle, Limits(), quiet=self._poke, tls=self._doorman.tls)
         self._serving: Word | None = None
@@ -204,6 +208,7 @@ class Repository:
             return
         self._serving = word
         self._vips = message["vips"]
+        self._usage.count_soon()  # another node's work may have come here
         log.info(
             "serving on %s port %d, token %d", ", ".join(message["vips"]), message["port"], word.mark.token
         )

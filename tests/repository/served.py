@@ -23,6 +23,7 @@ from leaseha.repository.replicate import SingleCopy
 from leaseha.repository.server import Limits, Server
 from leaseha.repository.store import OURS, DirectoryStore
 from leaseha.repository.tokens import Mark, TokenLedger
+from leaseha.repository.usage import Usage
 
 HOST = "127.0.0.1"
 LONG_NS = 300 * NS_PER_S
@@ -92,7 +93,15 @@ class Served:
         self.gate = Gate(self.ledger, self.clock)
         self.door = self.door or Door(DoorOptions(append_only=self.append_only))
         self.store = self.store or DirectoryStore(self.root)
-        self.app = App(self.gate, self.store, SingleCopy(), door=self.door, disk_fault=self.faults.append)
+        self.usage = Usage(self.root, 2, rest=lambda: None)
+        self.app = App(
+            self.gate,
+            self.store,
+            SingleCopy(),
+            door=self.door,
+            usage=self.usage,
+            disk_fault=self.faults.append,
+        )
         self.server = Server(self.app.handle, self.limits, tls=self.tls)
         self.port = free_port()
         self.server.listen([HOST], self.port)

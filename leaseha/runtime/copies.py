@@ -36,6 +36,7 @@ class Copies:
         self._give = give
         self._store = ""
         self._said: Notice | None = None
+        self._begun = False
         self.tell: Callable[[Members], None] = lambda _: None
         self._teller = MembersTeller(lease, config.min_copies, self._tell_now, clock.now)
         self.status: Mapping[str, Any] = {}
@@ -53,7 +54,8 @@ class Copies:
         self._teller.again()
 
     def begin(self) -> None:
-        """The core has started: it hears what was found and said before."""
+        """The core has started, and may hear events: first what was found and said before."""
+        self._begun = True
         if self._store:
             self._give(events.StoreFound(clock.now(), self._lease, self._store))
         if self._said is not None:
@@ -73,7 +75,8 @@ class Copies:
                     extra={"leaseha": {"lease": self._lease}},
                 )
             self._store = store
-            self._give(events.StoreFound(clock.now(), self._lease, store))
+            if self._begun:
+                self._give(events.StoreFound(clock.now(), self._lease, store))
 
     def peering(self) -> Peering:
         """How the process listens and who it is; of the store found last."""
@@ -86,7 +89,8 @@ class Copies:
     def heard(self, said: Notice) -> None:
         """`wants`: which stores the process would have in the set."""
         self._said = said
-        self._give(events.CopiesReported(clock.now(), self._lease, said.stores, said.token, said.number))
+        if self._begun:
+            self._give(events.CopiesReported(clock.now(), self._lease, said.stores, said.token, said.number))
 
     # ---- from one program to the next
 

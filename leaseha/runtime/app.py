@@ -373,6 +373,7 @@ class Agent:
             fence_layers=self._layers(),
             vips={lease.name: [str(vip) for vip in lease.vips] for lease in self.config.leases},
             checks=self._wellness.results(),
+            replication={name: one.copies.status for name, one in self._repositories.items() if one.copies},
             etcd=self._leader.rows,
             etcd_leader=self._leader.told,
             urgency=self._urgency.told(self._guard.urgency),

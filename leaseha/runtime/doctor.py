@@ -15,7 +15,7 @@ from leaseha.config import Config, KeepAway
 from leaseha.core.records import NodeRecord, decode
 from leaseha.core.values import NS_PER_S
 from leaseha.errors import OperationalError
-from leaseha.runtime import guarding, leader, rights, urgency
+from leaseha.runtime import copying, guarding, leader, rights, urgency
 from leaseha.runtime.datadir import DataDirectory
 from leaseha.runtime.fencing import unfenced
 from leaseha.runtime.operator import ASK_TIMEOUT_S, etcd_of, looked
@@ -131,11 +131,11 @@ async def _cluster(config: Config) -> list[Finding]:
         found.append(
             Finding(grave=False, text=f"etcd.endpoints: {len(config.etcd.endpoints)} members; {EVEN_NOTE}")
         )
-    for kv in keys:
-        record = decode(NodeRecord, kv.value) if kv.key.startswith("nodes/") else None
-        if record is not None:
-            found += _against(config, record)
-    return found
+    nodes = [decode(NodeRecord, kv.value) for kv in keys if kv.key.startswith("nodes/")]
+    others = [record for record in nodes if record is not None]
+    for record in others:
+        found += _against(config, record)
+    return found + [Finding(grave=False, text=text) for text in await copying.unreachable(config, others)]
 
 
 def _guard(config: Config) -> list[Finding]:

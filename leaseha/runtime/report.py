@@ -6,6 +6,7 @@ The same document is made from a mere look at etcd where no agent runs; what onl
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from leaseha.core.session import Phase, deadline_of
 from leaseha.core.state import Draft, NodeState
 from leaseha.core.values import NS_PER_MS, NS_PER_S, Instant
 from leaseha.core.view import Past
+from leaseha.runtime import copying
 
 FORMAT: Final = 1
 AGAIN: Final = "session re-established"
@@ -32,6 +34,8 @@ class Surroundings:
     fence_layers: tuple[str, ...] = ()
     vips: dict[str, list[str]] = field(default_factory=dict)
     checks: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    replication: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By lease, what the process of a holder says of its copies."""
     etcd: list[dict[str, Any]] = field(default_factory=list)
     etcd_leader: dict[str, Any] | None = None
     """Where etcd's leader is (leaseha.runtime.leader); None before etcd was asked."""
@@ -107,7 +111,8 @@ def _lease(draft: Draft, name: str, around: Surroundings) -> dict[str, Any]:
         "deadline_left_s": _s(until.left_ns(draft.at)) if until is not None else None,
         "vips": around.vips.get(name, []),
         "checks": around.checks.get(name, []),
-        "in_sync": sorted(_insync_nodes(draft, name)),
+        "in_sync": copying.nodes_in_sync(draft, name),
+        "replication": copying.of_lease(draft, name, around.replication.get(name, {})),
         "candidates": candidates,
         "note": ("" if held and not silent else _nobody(draft, name, candidates)) or _note(draft, name),
     }
@@ -126,13 +131,6 @@ def _without_record(draft: Draft, mod: int) -> str:
     if not draft.ready:
         return "unknown: etcd has not answered yet"
     return "unreadable" if mod else "absent"
-
-
-def _insync_nodes(draft: Draft, name: str) -> list[str]:
-    record = draft.view.insync(name).record
-    stores = record.stores if record is not None else frozenset()
-    by_store = {seen.record.store: node for node, seen in draft.view.nodes.items() if seen.record is not None}
-    return [by_store.get(store, f"store {store}") for store in stores]
 
 
 def _candidates(draft: Draft, name: str, holding: int, *, judge: bool) -> list[dict[str, Any]]:

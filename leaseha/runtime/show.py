@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from leaseha.core.records import HistoryRecord
+from leaseha.runtime import copying
 
 
 def status(found: dict[str, Any]) -> str:
@@ -51,6 +52,8 @@ def _lease(name: str, lease: dict[str, Any]) -> list[str]:
     lines = [f"lease {name}: {holder}", f"  {', '.join(facts)}", f"  VIPs {', '.join(lease['vips'])}"]
     if lease["reason"]:
         lines.append(f"  moved because: {lease['reason']}")
+    if lease.get("replication"):
+        lines += [f"  {line}" for line in copying.as_text(lease["replication"], lease["in_sync"])]
     rows = [
         (str(rank), one["node"], str(one["priority"]), "candidate" if one["candidate"] else "no", one["why"])
         for rank, one in enumerate(lease["candidates"], 1)

@@ -2,6 +2,6 @@
 
 Promised: a 200 to an upload is sent only after the bytes were hashed, are on the disk (file and directory
 fsynced) under their final name, and the lease's deadline and token were looked at once more. While the gate
-is closed everything is answered 503, never 404, 403 or 401, which a client would take for the truth.
-Not promised yet: a second copy (`replicate` says what it will promise).
+is closed everything is answered 503, never 404, 403 or 401, which a client would take for the truth. Where copies
+are kept on other nodes (`replicator`), all that may take over have it first.
 """

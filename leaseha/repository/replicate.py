@@ -86,10 +86,10 @@ class SingleCopy:
         """Goes nowhere else."""
         return _NoCopies()
 
-    def delete(self, address: Address, mark: Mark, local: Callable[[], None]) -> None:  # noqa: ARG002
+    def delete(self, address: Address, mark: Mark, local: Callable[[], None]) -> None:  # noqa: ARG002 - the interface's
         """No other copy to remove."""
         local()
 
-    def create(self, address: Address, mark: Mark, local: Callable[[], None]) -> None:  # noqa: ARG002
+    def create(self, address: Address, mark: Mark, local: Callable[[], None]) -> None:  # noqa: ARG002 - the interface's
         """No other copy to make."""
         local()

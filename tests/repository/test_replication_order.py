@@ -92,9 +92,12 @@ async def test_after_a_storm_of_takeovers_all_that_was_acknowledged_is_there_and
     deleted: set[str] = set()
     maybe: set[str] = set()
     ending = asyncio.Event()
+    finished = 0
 
     async def client() -> None:
+        nonlocal finished
         while not ending.is_set():
+            finished += 1
             path, body = pack(chance.randrange(1, 600_000))
             target = cluster.holder
             try:
@@ -111,11 +114,14 @@ async def test_after_a_storm_of_takeovers_all_that_was_acknowledged_is_there_and
                     maybe.add(path)
             except OSError:
                 maybe.add(path)
-            await asyncio.sleep(0.002)  # not a busy loop while there is no holder
+            await asyncio.sleep(0.002)  # waits for a fact: there is a holder again
 
     clients = [asyncio.create_task(client()) for _ in range(4)]
     for token in range(8, 14):
-        await asyncio.sleep(0.4)  # some traffic under each holder
+        goal = finished + 20
+        async with asyncio.timeout(20):
+            while finished < goal:
+                await asyncio.sleep(0.002)  # waits for a fact: some traffic under each holder
         before = cluster.holder
         after = chance.choice([node for node in nodes if node is not before])
         if chance.random() < 0.5:

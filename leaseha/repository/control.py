@@ -51,6 +51,7 @@ _USERS_AT_ONCE: Final = 64
 """Their values are some 100 bytes each, 512 at most."""
 
 _PLAIN: Final = Shape()
+_OPEN: Final = DoorOptions()
 
 Message = dict[str, Any]
 
@@ -152,7 +153,7 @@ class RepositoryProcess:
         notice: Callable[[Notice], None],
         *,
         depth: int = 2,
-        door: DoorOptions = DoorOptions(),  # noqa: B008 - frozen
+        door: DoorOptions = _OPEN,
         logs: Shape = _PLAIN,
         peering: Peering | None = None,
     ) -> None:

@@ -107,7 +107,8 @@ class Renewed:
         try:
             self._context = server_context(self._files)
         except OSError as trouble:
-            log.error("the old certificate stays in force: %s: %s", self._files.certificate, trouble)  # noqa: TRY400 - a sentence
+            told = f"{self._files.certificate}: {trouble}"
+            log.error("the old certificate stays in force: %s", told)  # noqa: TRY400 - an operator's sentence
         else:
             log.info("certificate %s read anew", self._files.certificate)
 

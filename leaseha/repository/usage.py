@@ -55,12 +55,10 @@ class Use:
 class Usage:
     """Of all repositories below `root`. Used by many threads."""
 
-    def __init__(
-        self, root: Path, depth: int, rest: Callable[[], None] = lambda: time.sleep(_REST_S)
-    ) -> None:
+    def __init__(self, root: Path, depth: int, rest: Callable[[], object] | None = None) -> None:
         self._root = root
         self._depth = depth
-        self._rest = rest
+        self._rest = rest or (lambda: threading.Event().wait(_REST_S))
         self._lock = threading.Lock()
         self._uses: dict[Repo, Use] = {}
         self._coming: Counter[Repo] = Counter()

@@ -49,6 +49,8 @@ def line(one: Outcome) -> str:
     if one.later.promised:
         text += f"   old holder: {len(one.later.missing)} missing, {len(one.later.different)} different"
     more = [f"check: {one.check}"] if one.check else []
+    more += [f"not back: {one.not_back}"] if one.not_back else []
+    more += [f"two answering: {one.answering_ms:.0f} ms"] if one.answering_ms else []
     for kind in ("missing", "different", "undeleted"):
         names = (*getattr(held, kind), *getattr(one.later, kind))
         more += [f"{kind}: {', '.join(names[:5])}"] if names else []

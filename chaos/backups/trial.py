@@ -60,6 +60,8 @@ class Outcome:
     """The new holder's own directory."""
     later: Audit = field(default_factory=lambda: Audit(0, 0))
     """The old holder's own directory, when it was a member again; nothing promised: it was not looked at."""
+    not_back: str = ""
+    """Why the old holder did not become a member again; empty: it did, or was not asked to."""
     client_view: Pause = field(default_factory=lambda: Pause(0, 0, 0.0, 0.0, 0.0))
     answering_ms: float = 0.0
     """For how long two nodes answered on the address."""
@@ -68,7 +70,8 @@ class Outcome:
     def good(self) -> bool:
         """As promised."""
         clean = self.held.clean and self.later.clean and self.held.promised > 0
-        return not self.error and self.backup_exit == 0 and not self.check and clean and not self.answering_ms
+        well = self.backup_exit == 0 and not self.check and not self.answering_ms
+        return not self.error and well and clean and not self.not_back
 
 
 def settings(size: Size) -> Mapping[str, Any]:
@@ -132,7 +135,7 @@ def _in_lab(
     held = audit(promise, directory_of(lab, OTHER, size))
     check = restic.check()
     fault.end(lab)
-    later = _later(lab, size, record)
+    later, not_back = _later(lab, size, record)
     settled_ns = lab.settle()
     return Outcome(
         fault.name,
@@ -145,6 +148,7 @@ def _in_lab(
         check=check,
         held=held,
         later=later,
+        not_back=not_back,
         client_view=view,
         answering_ms=sum(one.ms for one in lab.two_answering(began_ns, settled_ns)),
     )
@@ -172,15 +176,18 @@ def _acknowledged(record: Path) -> int:
     return sum(one.bytes for one in read(record) if one.method == "POST" and one.acknowledged)
 
 
-def _later(lab: Lab, size: Size, record: Path) -> Audit:
-    """The old holder's directory once it is a member again; it is not looked at while it is the same, or off."""
+def _later(lab: Lab, size: Size, record: Path) -> tuple[Audit, str]:
+    """The old holder's directory once it is a member again, or why it is not; not asked where it is shared, or off."""
     if not size.replicate or not lab.host(FIRST).running:
-        return Audit(0, 0)
-    if not lab.nodes[FIRST].running:
-        lab.nodes[FIRST].wait()
-        lab.nodes[FIRST].start()
-    candidate(lab, FIRST)
-    return audit(expected(read(record)), directory_of(lab, FIRST, size))
+        return Audit(0, 0), ""
+    try:
+        if not lab.nodes[FIRST].running:
+            lab.nodes[FIRST].wait()
+            lab.nodes[FIRST].start()
+        candidate(lab, FIRST)
+    except LabError as error:
+        return Audit(0, 0), str(error)[:1000]
+    return audit(expected(read(record)), directory_of(lab, FIRST, size)), ""
 
 
 def row_of(outcome: Outcome) -> dict[str, Any]:

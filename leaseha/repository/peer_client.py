@@ -85,14 +85,16 @@ class PeerClient:
         port: int,
         *,
         tls: ssl.SSLContext | None = None,
+        name: str = "",
         gone: Callable[[], bool] = lambda: False,
         stall_s: float = STALL_S,
         answer_s: float = ANSWER_S,
     ) -> None:
-        """`gone`: the node is known to be dead, so nothing is waited for. `tls`: host is what its certificate names."""
+        """`gone`: the node is known to be dead, so nothing is waited for. `name`: what its certificate must say."""
         self.host = host
         self.port = port
         self._tls = tls
+        self._name = name or host
         self._gone = gone
         self.stall_s = stall_s
         self.answer_s = answer_s
@@ -168,7 +170,7 @@ class PeerClient:
             sock = socket.create_connection((self.host, self.port), timeout=CONNECT_S)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._tls is not None:
-                sock = self._tls.wrap_socket(sock, server_hostname=self.host)
+                sock = self._tls.wrap_socket(sock, server_hostname=self._name)
             sock.settimeout(self.stall_s)
         except OSError as trouble:
             raise PeerError(f"no connection: {trouble}") from trouble

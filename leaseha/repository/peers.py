@@ -45,7 +45,9 @@ class Peer:
         self.mark = mark
         self._lease = lease
         self._own = own
-        self.client = PeerClient(address.host, address.port, tls=tls, gone=lambda: not self.alive)
+        self.client = PeerClient(
+            address.host, address.port, tls=tls, name=address.node, gone=lambda: not self.alive
+        )
         self._lock = threading.Lock()
         self.round = 0
         self.usable = False

@@ -87,6 +87,7 @@ class PeerReplicator:
         """The agent's word."""
         self.peers.hear(members.peers)
         self.membership.hear(members)
+        self._look.set()
 
     def begin(self, mark: Mark) -> None:
         """The token is ours, and durable here; nothing is replicated before `settled`."""

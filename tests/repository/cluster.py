@@ -10,6 +10,7 @@ from pathlib import Path
 
 from leaseha.repository.control import Answer, Notice, Peering, RepositoryProcess
 from leaseha.repository.members import Members, PeerAddress
+from leaseha.repository.tls import TlsFiles
 from tests.repository.agent import in_s
 from tests.repository.served import HOST, Client, free_port, name_of
 
@@ -32,12 +33,14 @@ class Node:
         self.alive = True
         root.mkdir(exist_ok=True)
         self.port = free_port()
-        self.peer_port = free_port()
+        self.peer_port = free_port(cluster.peer_host)
         self.notices: list[Notice] = []
         self.process = self._process()
 
     def _process(self) -> RepositoryProcess:
-        peering = Peering(LEASE, self.name, HOST, self.peer_port)
+        peering = Peering(
+            LEASE, self.name, self.cluster.peer_host, self.peer_port, self.cluster.tls(self.name)
+        )
         return RepositoryProcess(self.root, self._notice, peering=peering)
 
     def _notice(self, notice: Notice) -> None:
@@ -106,6 +109,8 @@ class Cluster:
         self.nodes: dict[str, Node] = {}
         self.insync: set[str] = set()
         self.holder: Node | None = None
+        self.peer_host = HOST
+        self.tls: Callable[[str], TlsFiles | None] = lambda name: None
         self.obeys = True
         """False: T13 does not come through."""
         self.min_copies = 1
@@ -132,7 +137,8 @@ class Cluster:
     def tell(self) -> None:
         assert self.holder
         peers = tuple(
-            PeerAddress(one.name, one.name, HOST, one.peer_port, one.alive) for one in self.nodes.values()
+            PeerAddress(one.name, one.name, self.peer_host, one.peer_port, one.alive)
+            for one in self.nodes.values()
         )
         self.holder.process.members(
             Members(self.holder.name, frozenset(self.insync), peers, self.min_copies, self.seen)

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from chaos.sim import guard
 from chaos.sim.bug import Bug, Patch
+from chaos.sim.copies_bugs import COPIES_BUGS
 from chaos.sim.fence_bugs import FENCE_BUGS
 from chaos.sim.guard import Guard
 from chaos.sim.node import Node
@@ -420,5 +421,6 @@ BUGS: Final[tuple[Bug, ...]] = (
     Bug("guard-late", "T12 without its compares, applied late", "guard", _guard_uncompared, _late_closing),
     Bug("watch-compacted", "the watch is not resumed after a compaction", "hands", _watch_ends, _compacting),
     *FENCE_BUGS,
+    *COPIES_BUGS,
 )  # fmt: skip
 BY_NAME: Final = {bug.name: bug for bug in BUGS}

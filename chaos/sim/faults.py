@@ -223,11 +223,7 @@ class Faults:
 
     def streams(self, node: Node, lease: str, stores: frozenset[str]) -> None:
         """The replication of a holder streams to these from now on; a new one was brought up to date first."""
-        before = node.state.leases[lease].wanted or frozenset()
-        for store in sorted(stores - before):
-            self.world.history.add(self.world.now_ns, "copied", lease, store)
-        token = node.state.leases[lease].token
-        node.give(lambda at: events.CopiesReported(at, lease, stores, token))
+        node.service.copies.stream(lease, stores)
 
     def _do_wipe(self, node: Node) -> None:
         """Its disk is replaced, once a run: another store under the same name, and nothing on it."""

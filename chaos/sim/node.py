@@ -47,6 +47,7 @@ class Node:
         self._closed: set[int] = set()
         """Sessions that are kept alive no more."""
         world.watchers.append(self._watch_soon)
+        world.nodes.append(self)
 
     # Life and death
 
@@ -155,6 +156,7 @@ class Node:
                 self._execute(effect)
             elif self._inbox and not self.stopped:
                 self.state, wanted = machine.step(self.state, self._inbox.popleft()(self.now()))
+                self.service.copies.look(self.state)
                 self._todo.extend(wanted)
             else:
                 return

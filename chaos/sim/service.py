@@ -11,14 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from chaos.sim.copies import Copies
 from chaos.sim.fence import Fence
 from chaos.sim.frames import Announcer
 from chaos.sim.kernel import Kernel
-from leaseha.core import effects, events, insync
+from leaseha.core import effects, events
 from leaseha.core.effects import Effect
 from leaseha.core.events import Event
 from leaseha.core.session import Phase
-from leaseha.core.state import Role
 from leaseha.core.values import NS_PER_MS, Instant
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class Service:
         )
         self.fence = Fence(node, self.kernel)
         self.announcer = Announcer(node, self.kernel)
+        self.copies = Copies(node)
         self.told: dict[str, Instant] = {}
         self.gate: dict[str, tuple[int, Instant]] = {}
         self._lanes: dict[str, Lane] = {}
@@ -58,6 +59,7 @@ class Service:
         """A new process: nothing is up, and what an older one left is removed."""
         self._lanes = {lease: Lane() for lease in self._node.leases}
         self.died()
+        self.copies.begin()
         self.fence.begin()
         for lease in self._node.leases:
             self.kernel.unbind(lease)
@@ -70,6 +72,7 @@ class Service:
             lease: (gate[0], deadlines[lease]) for lease, gate in self.gate.items() if lease in deadlines
         }
         self.fence.adopt()
+        self.copies.adopt()
         for lease in self._node.leases:
             self.announcer.quiet(lease)
         for lease, until in deadlines.items():
@@ -79,6 +82,7 @@ class Service:
         """Repository and agent are gone."""
         self.told.clear()
         self.gate.clear()
+        self.copies.begin()
 
     def idle(self) -> bool:
         """No effect and no arming is under way."""
@@ -148,9 +152,8 @@ class Service:
             case effects.UnbindVip(lease):
                 self.unbind(lease)
             case effects.OpenGate(lease, _, token, _, deadline):
-                ok = not self._newest(lease, deadline).deadline_passed(self._node.now())
-                if ok:
-                    self.gate[lease] = (token, self._newest(lease, deadline))
+                self._open(lease, token, deadline, wanted, ended)
+                return
             case effects.CloseGate(lease):
                 self.gate.pop(lease, None)
             case effects.Announce(lease, _, deadline):
@@ -160,6 +163,29 @@ class Service:
             case _:
                 pass
         ended(ok)
+
+    def _open(
+        self,
+        lease: str,
+        token: int,
+        deadline: Instant,
+        wanted: Callable[[], bool],
+        ended: Callable[[bool], None],
+    ) -> None:
+        """Where data is replicated, once every store that counts has answered."""
+
+        def settled(ok: bool) -> None:
+            until = self._newest(lease, deadline)
+            ok = ok and not until.deadline_passed(self._node.now())
+            if ok:
+                self.gate[lease] = (token, until)
+            self._node.awake(0, lambda: ended(ok))
+
+        if self._node.state.spec.lease_by_name[lease].replicated:
+            self.gate.pop(lease, None)
+            self.copies.settle(lease, token, wanted, settled)
+        else:
+            settled(True)
 
     # Addresses and fence
 
@@ -224,14 +250,7 @@ class Service:
         if not self.kernel.answers(lease) or lease not in self.gate or deadline.deadline_passed(node.now()):
             return
         world.history.add(world.now_ns, "write", node.name, lease, token)
-        state = node.state.leases[lease]
-        if (
-            state.role is not Role.HOLDER
-            or not node.state.spec.lease_by_name[lease].replicated
-            or node.frozen
-            or not node.alive
-        ):
-            return
-        must, streams = insync.must_have(node.state, lease), state.wanted
-        if streams is not None and must <= streams | {node.state.spec.store}:
-            world.history.add(world.now_ns, "ack", lease, frozenset(must | streams | {node.state.spec.store}))
+        if node.state.spec.lease_by_name[lease].replicated:
+            stores = self.copies.acknowledged_on(lease)
+            if stores is not None:
+                world.history.add(world.now_ns, "ack", lease, stores)

@@ -10,7 +10,7 @@ import heapq
 import itertools
 import random
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from chaos.history import History
 from chaos.sim.etcd import FakeEtcd
@@ -18,6 +18,9 @@ from chaos.sim.options import Options
 from leaseha.core import records
 from leaseha.core.events import Change
 from leaseha.core.values import NS_PER_MS, NS_PER_S, Delete, Outcome, Txn, Unknown
+
+if TYPE_CHECKING:
+    from chaos.sim.node import Node
 
 ELECTION_NS: Final = (NS_PER_S // 2, 2 * NS_PER_S)
 EXPIRY_NS: Final = NS_PER_S // 4
@@ -41,6 +44,7 @@ class World:
         self.unkept: set[str] = set()
         """Nodes whose etcd leases are not kept alive, though all else gets through."""
         self.watchers: list[Callable[[], None]] = []
+        self.nodes: list[Node] = []
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
         self._count = itertools.count()
         self.sent: dict[tuple[int, str, int], int] = {}

@@ -58,10 +58,7 @@ def as_text(copies: Mapping[str, Any], in_sync: list[str]) -> list[str]:
     lines = [f"copies {copies['copies']}{least}: {', '.join(in_sync) or 'none'}"]
     if copies["warning"]:
         lines.append(copies["warning"])
-    for peer in copies["peers"]:
-        if peer.get("state") != "member":
-            lines.append(_peer(peer))
-    return lines
+    return lines + [_peer(peer) for peer in copies["peers"] if peer.get("state") != "member"]
 
 
 def _peer(peer: Mapping[str, Any]) -> str:

@@ -148,6 +148,8 @@ class Peers:
         self._lock = threading.Lock()
         self._addresses: dict[str, PeerAddress] = {}
         self._peers: dict[str, Peer] = {}
+        self._data: dict[str, str] = {}
+        """Directories seen in this tenure, of stores that the agent names no more, or elsewhere."""
         self._mark: Mark | None = None
 
     def hear(self, addresses: Iterable[PeerAddress]) -> None:
@@ -173,21 +175,27 @@ class Peers:
         for peer in self._peers.values():
             peer.close()
         self._peers = {}
+        self._data = {}
 
     def _update(self) -> None:
         if self._mark is None:
             return
         for store in [one for one in self._peers if one not in self._addresses]:
-            self._peers.pop(store).close()
+            self._retire(self._peers.pop(store))
         for store, address in self._addresses.items():
             known = self._peers.get(store)
             if known and (known.address.host, known.address.port) == (address.host, address.port):
                 known.alive = address.alive
                 continue
             if known:
-                known.close()
+                self._retire(known)
             context = self._tls() if self._tls else None
             self._peers[store] = Peer(self._lease, self._own, self._mark, address, context)
+            self._peers[store].data = self._data.get(store, "")
+
+    def _retire(self, peer: Peer) -> None:
+        self._data[peer.store] = peer.data
+        peer.close()
 
     def get(self, store: str) -> Peer | None:
         """None: the agent has not said where it is."""

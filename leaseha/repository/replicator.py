@@ -11,6 +11,7 @@ import contextlib
 import logging
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -36,8 +37,8 @@ log = logging.getLogger(__name__)
 LOOK_S: Final = 1.0
 ADMIT_S: Final = 2.0
 """How long an admission, or bringing a doubtful object into line, may hold up the others."""
-_PATIENCE: Final = 3
-"""Looks at a member that nobody needs just now before it is asked out: a process restarts in less."""
+_PATIENCE_S: Final = 3.0
+"""How long a member that nobody needs just now may be out of touch: a process restarts in less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,8 @@ class PeerReplicator:
         self._uploads: dict[Address, set[PeerCopies]] = {}
         self._mark: Mark | None = None
         self._settled = False
-        self._strikes: dict[str, int] = {}
+        self._lost_at: dict[str, float] = {}
+        """Members that are out of touch, since when."""
         self._look = threading.Event()
         self._ended = False
         self._minder = threading.Thread(target=self._mind, name="minder", daemon=True)
@@ -94,7 +96,7 @@ class PeerReplicator:
         self._settled = False
         self._mark = mark
         self.operations = Operations(mark, self.tail)
-        self._strikes.clear()
+        self._lost_at.clear()
         self.membership.begin(mark)
         self.peers.begin(mark)
 
@@ -286,14 +288,14 @@ class PeerReplicator:
         required = self.membership.required()
         for store in required:
             peer = self.peers.get(store)
-            if peer is None or not self._well(peer, mark):
-                self._strikes[store] = self._strikes.get(store, 0) + 1
-                if self._strikes[store] >= _PATIENCE or (peer is not None and not peer.alive):
-                    self.membership.drop(
-                        [store], peer.why or "its node is dead" if peer else "nobody knows where"
-                    )
-            else:
-                self._strikes.pop(store, None)
+            if peer is not None and self._well(peer, mark):
+                self._lost_at.pop(store, None)
+                continue
+            lost_s = time.monotonic() - self._lost_at.setdefault(store, time.monotonic())
+            if lost_s >= _PATIENCE_S or (peer is not None and not peer.alive):
+                self.membership.drop(
+                    [store], peer.why or "its node is dead" if peer else "nobody knows where"
+                )
 
     def _well(self, peer: Peer, mark: Mark) -> bool:
         """Told what is confirmed, which is also how it is known to be there."""

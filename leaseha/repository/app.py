@@ -113,6 +113,7 @@ class App:
         except (UnconfirmedError, CrowdedError) as unconfirmed:
             self._refuse_admitted(exchange, 503, str(unconfirmed), ("Retry-After", "1"))
         except RefusedError as refused:
+            exchange.patient = refused.status != 401
             self._refuse_admitted(exchange, refused.status, str(refused), *refused.fields)
         except OSError as trouble:
             self._refuse_admitted(exchange, *self._disk_trouble(exchange, trouble))

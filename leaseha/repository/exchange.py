@@ -113,6 +113,8 @@ class Exchange:
         self.sent = 0
         """Bytes of the answer's body."""
         self.keep_alive = request.keep_alive
+        self.patient = True
+        """A refusal waits for the rest of the body, so that the client sees it. Not for who has shown no password."""
         self.user = ""
         """Who asks, once that is proven."""
         self.note = ""
@@ -161,7 +163,7 @@ class Exchange:
 
     def _finish_body(self) -> None:
         # A client that still waits for leave is refused without its body.
-        if self._awaits_leave() or not self.body.drain():
+        if self._awaits_leave() or not (self.body.ended or (self.patient and self.body.drain())):
             self.keep_alive = False
 
     def _awaits_leave(self) -> bool:

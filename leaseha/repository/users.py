@@ -34,6 +34,8 @@ GOOD_NS: Final = 3600 * 10**9
 BAD_NS: Final = 10 * 10**9
 REMEMBERED: Final = 10_000
 WAIT_S: Final = 5.0
+WAITING: Final = 16
+"""More are told to come again: whoever guesses must not take the threads of those who are known."""
 _HASH: Final = re.compile(r"\$2[aby]\$([0-9]{2})\$[./A-Za-z0-9]{53}")
 _NOBODY: Final = "$2b$10$IYMvF0TpNTx8tCc5MplyluZqhljObJrsF925Gq8EMpBXCgB/VVYXK"
 """Proven against for a name that does not exist, so that the time taken does not tell which do."""
@@ -155,6 +157,7 @@ class PasswordCheck:
         self._secret = secrets.token_bytes(32)
         self._lock = threading.Lock()
         self._proving = threading.Lock()
+        self._waiting = threading.Semaphore(WAITING)
         self._remembered: OrderedDict[bytes, tuple[bool, int]] = OrderedDict()
         self.proven = 0
         """How many times bcrypt was asked."""
@@ -165,6 +168,14 @@ class PasswordCheck:
         key = hmac.digest(self._secret, entry.encode() + hashlib.sha256(password).digest(), "sha256")
         if (known := self._recall(key)) is not None:
             return known
+        if not self._waiting.acquire(blocking=False):
+            raise BusyError("too many passwords are being proven")
+        try:
+            return self._prove_in_turn(key, user, password)
+        finally:
+            self._waiting.release()
+
+    def _prove_in_turn(self, key: bytes, user: User | None, password: bytes) -> bool:
         if not self._proving.acquire(timeout=self._wait_s):
             raise BusyError("too many passwords are being proven")
         try:

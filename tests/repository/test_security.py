@@ -200,6 +200,19 @@ def test_who_is_slow_is_shown_out_and_keeps_nobody_waiting(fortress):
     unharmed(fortress)
 
 
+def test_who_shows_no_password_is_not_waited_for_with_a_large_body(serve, told):
+    door = Door(DoorOptions(users=True))
+    door.book.tell(told, first=True, last=True)
+    served = serve(door=door)  # with the usual patience: a minute
+    head = f"POST /bob/data/{DIGEST} HTTP/1.1\r\nHost: h\r\nContent-Length: 300000000\r\n\r\n".encode()
+
+    begun = time.monotonic()
+    answer = served.raw(head + b"x" * 100_000)
+
+    assert answer.startswith(b"HTTP/1.1 401")
+    assert time.monotonic() - begun < 20
+
+
 def test_a_head_that_never_ends_is_shown_out_however_steadily_it_comes(fortress):
     with fortress.dial() as sock:
         sock.settimeout(0.05)

@@ -8,6 +8,7 @@ import pytest
 
 from leaseha.repository.users import (
     COST,
+    WAITING,
     BusyError,
     PasswordCheck,
     User,
@@ -141,6 +142,28 @@ def test_a_known_user_gets_in_while_somebody_guesses():
         assert check.good(ALICE, b"correct horse")
         with pytest.raises(BusyError):
             check.good(ALICE, b"guess")
+
+
+def test_only_so_many_wait_for_their_turn():
+    check = PasswordCheck(wait_s=20.0)
+    found: list[bool] = []
+
+    def guess(number: int) -> None:
+        found.append(check.good(ALICE, b"guess %d" % number))
+
+    threads = [threading.Thread(target=guess, args=(number,)) for number in range(WAITING)]
+    with check._proving:
+        for thread in threads:
+            thread.start()
+        give_up = time.monotonic() + 20
+        while check._waiting._value:
+            assert time.monotonic() < give_up
+            time.sleep(0.001)  # waits for a fact: all of them wait
+        with pytest.raises(BusyError):
+            check.good(ALICE, b"one more")
+    for thread in threads:
+        thread.join(20)
+    assert found == [False] * WAITING
 
 
 def test_old_proofs_make_room():

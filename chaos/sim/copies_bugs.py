@@ -1,6 +1,5 @@
 """Planted bugs of the replication: acknowledgements that a store which could take over does not have."""
 
-
 from __future__ import annotations
 
 from collections.abc import Callable

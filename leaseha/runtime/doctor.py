@@ -15,7 +15,7 @@ from leaseha.config import Config, KeepAway
 from leaseha.core.records import NodeRecord, decode
 from leaseha.core.values import NS_PER_S
 from leaseha.errors import OperationalError
-from leaseha.runtime import copying, guarding, leader, rights, urgency
+from leaseha.runtime import certificates, copying, guarding, leader, rights, urgency
 from leaseha.runtime.datadir import DataDirectory
 from leaseha.runtime.fencing import unfenced
 from leaseha.runtime.operator import ASK_TIMEOUT_S, etcd_of, looked
@@ -37,6 +37,7 @@ def examine(
     """Everything found, the grave first. Never raises for what it finds."""
     found = [Finding(grave=False, text=warning) for warning in config.warnings]
     found += _machine(config)
+    found += [Finding(grave, text) for grave, text in certificates.examine(config, clock.wall_ms())]
     # An account that lacks rights was told so, and can try nothing.
     if not rights.lacking() and (why := why_no_fence()):
         found.append(Finding(grave=False, text=unfenced(config, why)))

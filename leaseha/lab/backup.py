@@ -124,6 +124,13 @@ class Backup:
             [*(f"{name} differs" for name in differ), *(f"{name} is missing" for name in missing)]
         )
 
+    def check(self, timeout_s: float) -> str:
+        """Read all that is stored, through the VIP; what is wrong with it, empty if nothing is. With restic only."""
+        done = self.host.run(
+            self._restic_command("check", "--read-data"), timeout_s=timeout_s, env=self._env()
+        )
+        return "" if done.returncode == 0 else done.stdout.strip()[-1000:]
+
     def _restic(self, *arguments: str) -> None:
         done = self.host.run(self._restic_command(*arguments), env=self._env())
         if done.returncode != 0:

@@ -203,6 +203,7 @@ def _nodes(draft: Draft) -> list[dict[str, Any]]:
                     "node": name,
                     "address": record.address or None,
                     "version": record.version or None,
+                    "stores": dict(record.stores or {}),
                     "session": f"{record.session:016x}",
                     "last_sign_ms_ago": (draft.at.boot_ns - draft.view.session(record.session).at.boot_ns)
                     // NS_PER_MS,

@@ -1,0 +1,207 @@
+"""Each node has its own disk: what a backup client was told is stored is on the standby's when the holder dies."""
+
+import base64
+import contextlib
+import hashlib
+import http.client
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from leaseha.core import records
+from leaseha.lab.backup import Backup, chosen_client
+from leaseha.lab.lab import LEASE, REPOSITORY_PORT, Lab
+from tests.e2e.cluster import (
+    FIRST,
+    SECOND,
+    SOON_S,
+    cluster,
+    log_of,
+    run_cli,
+    wait_logged,
+    wait_until,
+)
+
+pytestmark = [pytest.mark.netns, pytest.mark.lab]
+
+MIB = 1 << 20
+NAMES = (FIRST, SECOND)
+SETTINGS: dict[str, Any] = {
+    "session": {"ttl": "1s"},
+    "lease": {LEASE: {"hold_down": "1s", "flap_budget": 60, "drain_timeout": "2s", "failback": "off"}},
+}
+
+
+@contextlib.contextmanager
+def pair(folder: Path) -> Iterator[Lab]:
+    """The first holds, the other is in sync, and both their disks are empty."""
+    with cluster(folder, nodes=NAMES, settings=SETTINGS, replicate=True, measure=False) as lab:
+        for name in NAMES:
+            lab.nodes[name].wait_ready(SOON_S)
+        wait_until("the holder knows the other's store", lambda: set(stores(lab, FIRST)) == set(NAMES))
+        admit(lab, *stores(lab, FIRST).values())
+        wait_until("both are in sync", lambda: in_sync(lab, FIRST) == list(NAMES))
+        wait_until("the other is in touch", lambda: "member" in states(lab, FIRST))
+        create(lab)
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory) -> Iterator[Lab]:
+    """For the tests that end nobody, one after the other."""
+    with pair(tmp_path_factory.mktemp("copies")) as lab:
+        yield lab
+
+
+def of_lease(lab: Lab, by: str) -> dict[str, Any]:
+    return lab.nodes[by].status()["leases"][LEASE]
+
+
+def stores(lab: Lab, by: str) -> dict[str, str]:
+    """Each node's store for the lease, as they tell."""
+    rows = lab.nodes[by].status()["nodes"]
+    return {row["node"]: row["stores"][LEASE] for row in rows if LEASE in row["stores"]}
+
+
+def in_sync(lab: Lab, by: str) -> list[str]:
+    return of_lease(lab, by)["in_sync"]
+
+
+def states(lab: Lab, by: str) -> list[str]:
+    """How the holder's process stands with the other nodes."""
+    return [peer["state"] for peer in of_lease(lab, by)["replication"]["peers"]]
+
+
+def admit(lab: Lab, *admitted: str) -> None:
+    """By hand, as only a test may: their disks are the same, so nothing has to be caught up with."""
+    key = f"/leaseha/lab/{records.insync_key(LEASE)}"
+    value = records.encode(records.InsyncRecord(frozenset(admitted)))
+    body = {"key": _base64(key), "value": _base64(value)}
+    lab.etcd.member("etcd1").gateway("/v3/kv/put", body)
+
+
+def _base64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def written_set(lab: Lab) -> set[str]:
+    """The in-sync set as it stands in etcd."""
+    key = _base64(f"/leaseha/lab/{records.insync_key(LEASE)}")
+    found = lab.etcd.member("etcd1").gateway("/v3/kv/range", {"key": key})
+    return set(json.loads(base64.b64decode(found["kvs"][0]["value"]))["stores"])
+
+
+def put(lab: Lab, content: bytes) -> tuple[int, str]:
+    """Upload one pack through the VIP: the answer's status, and the pack's name."""
+    name = hashlib.sha256(content).hexdigest()
+
+    def exchange() -> int:
+        connection = http.client.HTTPConnection(lab.vip, REPOSITORY_PORT, timeout=20)
+        try:
+            connection.request("POST", f"/one/data/{name}", content)
+            return connection.getresponse().status
+        finally:
+            connection.close()
+
+    return lab.client.call(exchange), name
+
+
+def create(lab: Lab) -> None:
+    def exchange() -> int:
+        connection = http.client.HTTPConnection(lab.vip, REPOSITORY_PORT, timeout=20)
+        try:
+            connection.request("POST", "/one/?create=true")
+            return connection.getresponse().status
+        finally:
+            connection.close()
+
+    assert lab.client.call(exchange) == 200
+
+
+def pack(lab: Lab, node: str, name: str) -> Path:
+    return lab.data(node) / "one" / "data" / name[:2] / name
+
+
+def serves(lab: Lab, name: str) -> None:
+    lab.nodes[name].wait_for(f"{name} serves", lambda s: s["leases"][LEASE]["role"] == "HOLDER", SOON_S)
+
+
+def repositories(lab: Lab, node: str) -> list[int]:
+    found = []
+    for pid in lab.nodes[node].pids():
+        command = Path(f"/proc/{pid}/cmdline")
+        if command.exists() and b"leaseha.repository" in command.read_bytes():
+            found.append(pid)
+    return found
+
+
+def test_a_reload_keeps_the_process_and_its_copies(lab: Lab):
+    pids = repositories(lab, FIRST)
+    done = run_cli(lab, FIRST, "reload", "--exec")
+    assert done.returncode == 0, done.stdout
+
+    status, name = put(lab, os.urandom(1000))
+
+    assert status == 200
+    assert pack(lab, SECOND, name).exists()
+    assert repositories(lab, FIRST) == pids
+    wait_until("the new program hears of the copies", lambda: "member" in states(lab, FIRST))
+    assert in_sync(lab, FIRST) == list(NAMES)
+
+
+def test_nothing_is_acknowledged_without_a_member_before_it_is_out_of_the_set(lab: Lab):
+    """The standby freezes: the upload waits until it is removed in etcd, then there is one copy, and it is told."""
+    status, first = put(lab, os.urandom(1000))
+    assert status == 200
+    assert pack(lab, SECOND, first).exists()
+
+    before = stores(lab, FIRST)
+    lab.nodes[SECOND].freeze(tree=True)
+    status, second = put(lab, os.urandom(1000))
+
+    assert status == 200
+    assert not pack(lab, SECOND, second).exists()
+    assert written_set(lab) == {before[FIRST]}
+    lab.nodes[SECOND].thaw(tree=True)
+
+
+def test_another_disk_in_the_place_of_a_members_is_not_that_member(lab: Lab):
+    old = stores(lab, FIRST)[SECOND]
+    lab.nodes[SECOND].stop()
+    lab.data(SECOND).rename(lab.data(SECOND).with_suffix(".old"))
+    lab.data(SECOND).mkdir()
+    after = len(log_of(lab, SECOND))
+    lab.start_node(SECOND)
+    line = wait_logged(lab, SECOND, "is not the one that this node served before", after=after)
+    assert "as another store it is filled by the holder before it counts" in line
+
+    (lab.directory / f"{SECOND}.state" / "stores" / LEASE).unlink()
+    wait_until("the new disk is told of", lambda: stores(lab, FIRST).get(SECOND, old) != old)
+
+    wait_until("the old disk counts no more", lambda: old not in written_set(lab))
+
+
+def test_a_backup_ends_well_on_the_disk_of_the_standby_when_the_holder_dies(restic: str, tmp_path: Path):
+    size = 30 * MIB
+    with pair(tmp_path / "lab") as lab:
+        backup = Backup(chosen_client(), lab.client, tmp_path, lab.vip, REPOSITORY_PORT)
+        backup.make_files(size)
+        backup.prepare()
+        backup.start(20 * 1024)
+        backup.wait_stored(lab.data(SECOND), size // 2, 60)
+        before = stores(lab, SECOND)
+        lab.kill_host(FIRST)
+        code, output = backup.wait(90)
+
+        assert code == 0, output
+        serves(lab, SECOND)
+        assert written_set(lab) == {before[SECOND]}
+        assert "ONE COPY" in run_cli(lab, SECOND, "status").stdout
+
+        shutil.rmtree(lab.data(FIRST))  # what is read now is on another disk
+        assert backup.check(60) == ""

@@ -48,7 +48,7 @@ _BACKLOG_MAX: Final = 64 * 1024
 """Bytes not read by the child; past this it is hung, and further deadlines are not worth keeping for it."""
 
 _USERS_AT_ONCE: Final = 64
-"""Their values are some 100 bytes each, 512 at most."""
+"""Their values are some 100 bytes each, 300 at most; a line has 64 KiB at most."""
 
 _PLAIN: Final = Shape()
 _OPEN: Final = DoorOptions()

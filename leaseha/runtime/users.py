@@ -28,6 +28,8 @@ ANYWAY_S: Final = 60.0
 SETTLE_S: Final = 0.1
 """An import changes many, one after the other."""
 AGAIN_S: Final = 1.0
+LONGEST: Final = 300
+"""Characters of a name or a value; real ones have half of that at most."""
 
 _log = logging.getLogger("leaseha.repository")
 Users = tuple[tuple[str, str], ...]
@@ -38,6 +40,11 @@ class Reader(Protocol):
 
     async def read_all(self, timeout_s: float, below: str) -> tuple[Head, tuple[KeyValue, ...]]:
         """All keys below a folder. Raises `StoreError`."""
+
+
+def _fits(text: str) -> bool:
+    """What somebody else wrote there must not make a line too long for the channel."""
+    return len(text) <= LONGEST and text.isascii() and text.isprintable()
 
 
 def options_of(door: DoorConfig) -> DoorOptions:
@@ -128,7 +135,7 @@ class UserFeed:
                 _log.debug("users not read: %s", error)
                 await asyncio.sleep(AGAIN_S)
                 continue
-            self._tell(tuple((kv.key, kv.value) for kv in keys))
+            self._tell(tuple((kv.key, kv.value) for kv in keys if _fits(kv.key) and _fits(kv.value)))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), ANYWAY_S)
                 await asyncio.sleep(SETTLE_S)

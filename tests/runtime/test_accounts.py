@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 
 from leaseha.adapters.etcd import EtcdClient
-from leaseha.core.values import NS_PER_S
+from leaseha.core.values import NS_PER_S, Put, Txn
 from leaseha.repository.control import RepositoryProcess
 from leaseha.repository.door import DoorOptions
 from leaseha.repository.gate import now
-from leaseha.repository.users import hashed
+from leaseha.repository.users import User, hashed
 from leaseha.runtime.accounts import parse_htpasswd
 from leaseha.runtime.reach import Reach
 from leaseha.runtime.stores import EtcdStore
-from leaseha.runtime.users import DoorTeller
+from leaseha.runtime.users import DoorTeller, UserFeed
 from tests.repository.served import HOST, Client, free_port
 
 FILE = """
@@ -188,6 +188,33 @@ def test_an_htpasswd_is_read_line_by_line_and_the_last_of_a_name_counts():
 
     assert [(one.name, one.hash) for one in users] == [("a", second)]
     assert [line.split(":")[0] for line in refused] == ["line 3", "line 4", "line 5"]
+
+
+async def test_what_is_no_user_does_not_harm_those_that_are(config, store, members):
+    """Somebody wrote megabytes, and what JSON makes longer, below `users/`."""
+    puts = [Put(f"users/big{at}", one) for at, one in enumerate(("x" * 1_000_000, '"' * 301, "ä" * 200))]
+    for put in (
+        *puts,
+        Put("users/" + "n" * 400, "{}"),
+        Put("users/alice", User("alice", hashed("x")).told()),
+    ):
+        await store.client.commit(Txn((), (put,), ()), 0, 5 * NS_PER_S)
+    told: list[tuple[str, ...]] = []
+
+    class Door:
+        wants_users = True
+
+        def users_are(self, users) -> None:
+            told.append(tuple(name for name, _ in users))
+
+    feeding = asyncio.create_task(UserFeed(store.client, [Door()]).run())
+    async with asyncio.timeout(20):
+        while not told:
+            await asyncio.sleep(0.01)  # waits for a fact: they are read
+    feeding.cancel()
+
+    assert "alice" in told[0]
+    assert not [name for name in told[0] if name.startswith(("big", "n"))]
 
 
 async def test_many_users_are_told_in_pieces_that_leave_room_for_deadlines(tmp_path):

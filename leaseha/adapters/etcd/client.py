@@ -30,6 +30,7 @@ from leaseha.errors import StoreDenied, StoreError, StoreUnavailable
 
 READ_TIMEOUT_S: Final = 5.0
 PAGE_KEYS: Final = 2000
+SMALL_PAGE_KEYS: Final = 200
 GRANT_PATIENCE_S: Final = 0.3
 """For the first answer to a grant; doubled with each round of all members."""
 READS_ANEW: Final = 3
@@ -176,7 +177,8 @@ class EtcdClient:
     ) -> tuple[Head, tuple[KeyValue, ...]]:
         """All keys at one revision, linearizably, in the order of their names.
 
-        `below`: only those that begin so (`users/`), and relative to that.
+        `below`: only those that begin so (`users/`), and relative to that; in small pages, since they are
+        read while renewals wait for their turn in the loop.
 
         Raises:
             StoreUnavailable: no answer within `timeout_s`.
@@ -199,7 +201,8 @@ class EtcdClient:
         head: Head | None = None
         after = b""
         while True:
-            request = prefix.page(after, head.revision if head else 0, self.page_keys)
+            limit = self.page_keys if prefix == self._prefix else min(SMALL_PAGE_KEYS, self.page_keys)
+            request = prefix.page(after, head.revision if head else 0, limit)
             page = await self._range(request, end.left_ns(self._clock()) / NS_PER_S)
             head = head or head_of(page.header)
             keys += [prefix.pair(kv) for kv in page.kvs]

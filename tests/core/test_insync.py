@@ -248,3 +248,12 @@ def test_the_holder_writes_no_set_while_it_does_not_know_its_own_store() -> None
     report(world, "store-b")
 
     assert admitted(world) == {"store-a"}
+
+
+def test_what_the_replication_says_is_counted_also_when_it_comes_too_late() -> None:
+    """Else it would wait for ever to hear that it was heard."""
+    world = hands.serving(*(spec(n, COPIED) for n in "ab"))
+    world.give("a", events.CopiesReported(world.now(), "l", frozenset({"store-b"}), 1, number=9))
+
+    assert world.state("a").heard == 9
+    assert world.state("a").wanted is None

@@ -239,3 +239,31 @@ async def test_many_users_are_told_in_pieces_that_leave_room_for_deadlines(tmp_p
             assert client.ask("GET", "/r/config", Authorization=f"Basic {token}").status == 404
     finally:
         await process.close()
+
+
+async def test_what_a_repository_lets_in_changes_while_it_serves(tmp_path):
+    """A reload: the process serves on, and hears the new settings."""
+    (tmp_path / "data").mkdir()
+    process = RepositoryProcess(tmp_path / "data", lambda notice: None)
+    port = free_port()
+    await process.start()
+    try:
+        await process.serve([HOST], port, 1, 0, now().plus(100 * NS_PER_S))
+        with Client(port) as client:  # one connection through all of it
+            assert client.ask("GET", "/r/config").status == 404
+            teller = DoorTeller("backups", DoorOptions(users=True), process)
+            teller.users_are((("alice", User("alice", hashed("x")).told()),))
+            teller.tell_soon(options=True)
+            await becomes(
+                "asked for a password",
+                lambda: asyncio.to_thread(lambda: client.ask("GET", "/r/config").status),
+                401,
+            )
+
+            refused = await process.change_door(DoorOptions(cert=str(tmp_path / "none.pem"), key="/none"))
+            assert not refused.ok
+            assert "certificate" in refused.why
+            assert client.ask("GET", "/r/config").status == 401
+            assert (await process.status()).gate_open
+    finally:
+        await process.close()

@@ -7,6 +7,7 @@ agent says that it is out; the gate opens only when every store that counts has 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -74,7 +75,7 @@ class Copies:
             word = state.leases[lease].heard, insync.must_have(state, lease)
             if word != tenure.sent:
                 tenure.sent = word
-                self._after_words(lease, lambda one=tenure, told=word: _hear(one, *told))  # type: ignore[misc]
+                self._after_words(lease, functools.partial(_hear, tenure, *word))
 
     def _after_words(self, lease: str, do: Callable[[], None]) -> None:
         """When all that was sent before has arrived."""

@@ -15,10 +15,8 @@ from chaos.backups.record import Audit, Pause, audit, expected, flying, pause, r
 from chaos.backups.restic import Restic, Version
 from chaos.moves import candidate, holding
 from leaseha.errors import LabError
-from leaseha.lab.lab import LEASE, Lab
+from leaseha.lab.lab import LEASE, REPOSITORY_PORT, Lab
 
-PORT: Final = 8000
-PEER_PORT: Final = 8001
 PROXY_PORT: Final = 8100
 _MIB: Final = 1 << 20
 _STEP_S: Final = 60.0
@@ -82,17 +80,9 @@ def settings(size: Size) -> Mapping[str, Any]:
     }
 
 
-def repository_of(lab: Lab, name: str, size: Size) -> dict[str, Any]:
-    """The `repository` table of a node; its directory exists then."""
-    place = directory_of(lab, name, size)
-    place.mkdir(exist_ok=True)
-    table: dict[str, Any] = {"port": PORT, "path": str(place)}
-    return {**table, "replicate": True, "peer_port": PEER_PORT} if size.replicate else table
-
-
 def directory_of(lab: Lab, name: str, size: Size) -> Path:
     """Its own, or the shared one."""
-    return lab.directory / (f"data-{name}" if size.replicate else "data")
+    return lab.data(name) if size.replicate else lab.directory / "data"
 
 
 def trial(
@@ -100,7 +90,9 @@ def trial(
 ) -> Outcome:
     """Never raises for what the lab meets: `error` says it then."""
     try:
-        with Lab(nodes=(FIRST, OTHER), settings=settings(size), directory=keep) as lab:
+        with Lab(
+            nodes=(FIRST, OTHER), settings=settings(size), directory=keep, replicate=size.replicate
+        ) as lab:
             return _in_lab(lab, fault, version, number, chance, size)
     except LabError as error:
         return Outcome(fault.name, version.name, number, error=str(error)[:2000])
@@ -109,8 +101,11 @@ def trial(
 def _in_lab(
     lab: Lab, fault: Fault, version: Version, number: int, chance: random.Random, size: Size
 ) -> Outcome:
+    shared = {"port": REPOSITORY_PORT, "path": str(lab.directory / "data")}
+    overrides = {} if size.replicate else {"lease": {LEASE: {"repository": shared}}}
     for name in (FIRST, OTHER):
-        lab.start_nodes(name, lease={LEASE: {"repository": repository_of(lab, name, size)}})
+        directory_of(lab, name, size).mkdir(exist_ok=True)
+        lab.start_nodes(name, **overrides)
     lab.measure(period_ms=4.0, direct_ms=20.0, arp_ms=20.0)
     holding(lab, FIRST)
     candidate(lab, OTHER)
@@ -159,7 +154,7 @@ def _client(lab: Lab, version: Version, size: Size) -> tuple[Restic, Path]:
     record = lab.directory / "record.jsonl"
     record.touch()
     command = [sys.executable, "-m", "chaos.backups.proxy", "--port", str(PROXY_PORT)]
-    command += ["--to", f"{lab.vip}:{PORT}", "--record", str(record)]
+    command += ["--to", f"{lab.vip}:{REPOSITORY_PORT}", "--record", str(record)]
     log = lab.directory / "proxy.log"
     lab.client.popen(command, log=log)
     end = time.monotonic() + _STEP_S

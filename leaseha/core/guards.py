@@ -19,10 +19,10 @@ VAIN_MAX: Final = 2
 def serve_until(draft: Draft, lease: str) -> Instant | None:
     """Until when this node may serve the lease; None: not at all."""
     state = draft.leases[lease]
-    until = session.deadline_of(draft.session, draft.spec.drift_ppm)
-    if not state.mine or until is None or state.cover is None:
+    if not state.mine or state.cover is None:
         return None
-    return earliest(until, state.cover)
+    until = session.deadline_of(draft.session, draft.spec.drift_ppm)
+    return earliest(until, state.cover) if until is not None else None
 
 
 def mine(draft: Draft, lease: str) -> bool:

@@ -45,8 +45,20 @@ def letting_go(draft: Draft) -> bool:
     by = draft.node.stop_told_by
     if by is None:
         return False
+    if not draft.node.active or draft.session.phase is not Phase.LIVE or by.wait_over(draft.at):
+        return True
     told = records.node_key(draft.spec.node) not in draft.node.notes and not draft.republish
-    return told or not draft.node.active or draft.session.phase is not Phase.LIVE or by.wait_over(draft.at)
+    return told and _others_awake(draft)
+
+
+def _others_awake(draft: Draft) -> bool:
+    """Every living node has renewed since it was told: its next write, which takes over, has none to wait for."""
+    own = draft.view.nodes.get(draft.spec.node)
+    if own is None or own.record is None or not own.record.ineligible:
+        return False  # told, and not seen yet
+    others = (seen.record for node, seen in draft.view.nodes.items() if node != draft.spec.node)
+    sessions = (record.session for record in others if record is not None)
+    return all(draft.view.session(one).mod > own.mod or placement.silent(draft, one) for one in sessions)
 
 
 def handed_to_me(draft: Draft, lease: str) -> bool:

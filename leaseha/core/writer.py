@@ -70,8 +70,12 @@ def hurried(draft: Draft) -> bool:
 
 
 def _asked(draft: Draft) -> bool:
-    intents = draft.view.intents.values()
-    return any(seen.record is not None and not seen.record.answer for seen in intents)
+    """Someone asks for a move, and was not answered; what is for an older claim was, or will never be."""
+    for lease, seen in draft.view.intents.items():
+        record = seen.record
+        if record is not None and not record.answer and record.token == draft.view.claim(lease).mod:
+            return True
+    return False
 
 
 def alert_at(draft: Draft) -> Instant | None:

@@ -54,11 +54,10 @@ def letting_go(draft: Draft) -> bool:
 def _others_awake(draft: Draft) -> bool:
     """Every living node has renewed since it was told: its next write, which takes over, has none to wait for."""
     own = draft.view.nodes.get(draft.spec.node)
-    if own is None or own.record is None or not own.record.ineligible:
-        return False  # told, and not seen yet
+    told_at = own.mod if own is not None else 0
     others = (seen.record for node, seen in draft.view.nodes.items() if node != draft.spec.node)
     sessions = (record.session for record in others if record is not None)
-    return all(draft.view.session(one).mod > own.mod or placement.silent(draft, one) for one in sessions)
+    return all(draft.view.session(one).mod > told_at or placement.silent(draft, one) for one in sessions)
 
 
 def handed_to_me(draft: Draft, lease: str) -> bool:

@@ -138,6 +138,34 @@ def test_others_are_told_of_a_stop_before_anything_goes_down() -> None:
     assert world.role("b") is Role.HOLDER
 
 
+def test_a_stop_waits_a_moment_for_a_standby_to_show_that_it_is_awake() -> None:
+    """Its next write takes the lease: it must not have to wait for the answer to a renewal that is under way."""
+    world = quick()
+    hands.keep(world, "b", "T2")
+    world.give("a", events.StopAsked(world.now()))
+
+    assert world.role("a") is Role.HOLDER
+
+    renewal = hands.kept(world, "b", "T2")
+    hands.let(world, "b")
+    hands.answer(world, "b", renewal, hands.apply(world, renewal))
+
+    assert world.nodes["a"].stopped
+    assert world.role("b") is Role.HOLDER
+
+
+def test_a_stop_does_not_wait_long_for_a_standby_that_is_not_awake() -> None:
+    world = quick()
+    world.kill("b")
+    world.give("a", events.StopAsked(world.now()))
+
+    assert world.role("a") is Role.HOLDER
+
+    world.run(0.12)
+
+    assert world.nodes["a"].stopped
+
+
 def test_a_stop_does_not_wait_for_others_where_nothing_can_be_told() -> None:
     world = quick()
     world.cut.add("a")

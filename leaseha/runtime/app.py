@@ -117,9 +117,8 @@ class Agent:
             await self._heir.adopt(self._services, self._repositories)
             unready = await self._readiness()
             self.pump.state = self._heir.state(spec)
-            await self._status.listen_unix(config.runtime_dir / STATUS_SOCKET)
-            if config.status.listen is not None:
-                await self._status.listen_tcp(config.status.listen.host, config.status.listen.port)
+            place, held = config.runtime_dir / STATUS_SOCKET, bool(self._heir.held)
+            await self._status.listen(place, config.status.listen, tcp_needed=not held)
             self._catch_signals()
             self._heir.begin(self._executor, spec)
             self._watch_surroundings(store)

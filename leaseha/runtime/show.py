@@ -10,11 +10,11 @@ from leaseha.core.records import HistoryRecord
 
 
 def status(found: dict[str, Any]) -> str:
-    """The status document as text."""
+    """The status document as text; also that of an agent which is older than this program, and tells less."""
     lines = [f"cluster {found['cluster']}, {_source(found)}"]
     for name, lease in found["leases"].items():
         lines += ["", *_lease(name, lease)]
-    lines += ["", *_etcd(found["etcd"]), *_leader(found["etcd_leader"])]
+    lines += ["", *_etcd(found["etcd"]), *_leader(found.get("etcd_leader"))]
     return "\n".join(lines)
 
 
@@ -24,7 +24,9 @@ def _source(found: dict[str, Any]) -> str:
     left = found["session"]["deadline_left_s"]
     proven = f"proven for {left:.1f} s" if left is not None and left > 0 else "not proven"
     layers = ", ".join(found["fence_layers"])
-    return f"as node {found['node']} sees it (session {proven}; fence: {layers}){_urgency(found['urgency'])}"
+    return (
+        f"as node {found['node']} sees it (session {proven}; fence: {layers}){_urgency(found.get('urgency'))}"
+    )
 
 
 def _urgency(urgency: dict[str, Any] | None) -> str:
@@ -69,7 +71,7 @@ def _etcd(members: Sequence[dict[str, Any]]) -> list[str]:
         return ["etcd: not asked yet"]
     return [
         f"etcd {one['endpoint']}: {one['version'] or '?'}"
-        + (f", on {one['node']}" if one["node"] else "")
+        + (f", on {one['node']}" if one.get("node") else "")
         + (", leader" if one["leader"] else "")
         + (f", TROUBLE: {one['trouble']}" if one["trouble"] else "")
         for one in members

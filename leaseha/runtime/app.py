@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from leaseha import __version__
+from leaseha import __version__, scheduling
 from leaseha.adapters import clock, route
 from leaseha.adapters.announce import Announcer
 from leaseha.adapters.conflict import Claim, ConflictWatch
@@ -228,7 +228,9 @@ class Agent:
             self._beside(f"the look at the data directory of {lease}", keeping)
 
     async def _readiness(self) -> dict[str, str]:
-        """Why each lease's repository could not serve; empty if it could."""
+        """Why each lease's repository could not serve; empty if it could. What is held does not wait for that."""
+        if self._heir.held:
+            return self._heir.unready(self._repositories)
         tries = (repository.readiness() for repository in self._repositories.values())
         return dict(zip(self._repositories, await asyncio.gather(*tries), strict=True))
 
@@ -423,6 +425,7 @@ class Agent:
                 await service.take_down()
             except (LeasehaError, OSError):
                 in_order = all_off = False
+        scheduling.lower_process()  # nothing is up: who takes over, and may be on this machine, goes first
         if hasattr(self, "_executor"):
             await self._executor.settle(EXIT_SETTLE_S)
         for task in self._tasks:

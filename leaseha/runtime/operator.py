@@ -93,6 +93,10 @@ def reload(config: Config, path: Path, *, upgrade: bool) -> dict[str, Any]:
         connection.request("POST", "/reload", json.dumps({"upgrade": upgrade, "config": str(path.resolve())}))
         response = connection.getresponse()
         body = response.read()
+    except TimeoutError:
+        raise OperationalError(
+            f"the agent has not said within {RELOAD_S:g} s how the reload went: its log will"
+        ) from None
     except (OSError, http.client.HTTPException) as error:
         raise OperationalError(
             f"the agent ended before it said how the reload went ({error}): "

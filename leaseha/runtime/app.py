@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from leaseha import __version__, scheduling
+from leaseha import __version__
 from leaseha.adapters import clock, route
 from leaseha.adapters.announce import Announcer
 from leaseha.adapters.conflict import Claim, ConflictWatch
@@ -425,7 +425,8 @@ class Agent:
                 await service.take_down()
             except (LeasehaError, OSError):
                 in_order = all_off = False
-        scheduling.lower_process()  # nothing is up: who takes over, and may be on this machine, goes first
+        if in_order:
+            await self._urgency.end()
         if hasattr(self, "_executor"):
             await self._executor.settle(EXIT_SETTLE_S)
         for task in self._tasks:

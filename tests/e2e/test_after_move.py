@@ -109,7 +109,7 @@ def test_a_holder_frozen_between_its_announcements_sends_no_frame_when_it_is_wok
         asked_ns = time.monotonic_ns()
         told(lab, SECOND, "switchover", "--to", FIRST)
         wait_until("the first announcement", lambda: "announcement" in wire.since(asked_ns))
-        time.sleep(after_ms / 1000)  # waits for a fact: which of the repetitions is the last before the freeze
+        time.sleep(after_ms / 1000)  # waits for a fact: which repetition is next
         lab.nodes[FIRST].freeze(tree=True)
         frozen_ns = time.monotonic_ns()
         _, taken_ns = lab.prober.wait_for_answer(by=SECOND, after_ns=frozen_ns)

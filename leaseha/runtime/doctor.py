@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leaseha.adapters import clock, fence, route
-from leaseha.adapters.etcd import EtcdClient, MemberStatus, diverges, known_bad
+from leaseha.adapters.etcd import MemberStatus, diverges, known_bad
 from leaseha.config import Config, KeepAway
 from leaseha.core.records import NodeRecord, decode
 from leaseha.core.values import NS_PER_S
-from leaseha.errors import OperationalError
+from leaseha.errors import OperationalError, StoreError
 from leaseha.runtime import guarding, leader, rights, urgency
 from leaseha.runtime.datadir import DataDirectory
 from leaseha.runtime.fencing import unfenced
@@ -121,7 +121,9 @@ async def _cluster(config: Config) -> list[Finding]:
             members = await client.status()
             for member in members:
                 found += judge(member)
-            found += await _leader(config, client, members, leader.nodes_of(looked(config, head, keys)))
+            found += await leader_findings(
+                config, client, members, leader.nodes_of(looked(config, head, keys))
+            )
     except OperationalError as error:
         return [Finding(grave=True, text=f"etcd.endpoints: {error}")]
     if took_ms * 1e6 > config.session.ttl_ns / 4:
@@ -162,8 +164,8 @@ def judge(member: MemberStatus) -> list[Finding]:
     return found
 
 
-async def _leader(
-    config: Config, client: EtcdClient, members: tuple[MemberStatus, ...], nodes: leader.Nodes
+async def leader_findings(
+    config: Config, client: leader.Etcd, members: tuple[MemberStatus, ...], nodes: leader.Nodes
 ) -> list[Finding]:
     """What etcd's leader costs a takeover where it is now, and what `etcd.keep_leader_away` lacks."""
     found, keep = [], config.etcd.keep_leader_away
@@ -175,10 +177,19 @@ async def _leader(
             else "; the holder moves it before long"
         )
         found.append(Finding(grave=False, text=text + cure))
-    if keep is KeepAway.OWN and (key := await client.foreign_key(f"{config.etcd.prefix}/", ASK_TIMEOUT_S)):
-        text = f"etcd.keep_leader_away = true moves nothing: others use this etcd (it has the key {key[:80]})"
-        found.append(Finding(grave=False, text=text + '; "always" would'))
+    if keep is KeepAway.OWN and (why := await _others(config, client)):
+        text = f'etcd.keep_leader_away = true moves nothing: {why}; "always" would'
+        found.append(Finding(grave=False, text=text))
     return found
+
+
+async def _others(config: Config, client: leader.Etcd) -> str:
+    """Why etcd's leader is not for leaseha alone to move; empty if it is."""
+    try:
+        key = await client.foreign_key(f"{config.etcd.prefix}/", ASK_TIMEOUT_S)
+    except StoreError as error:  # a user with leaseha's role only may not look
+        return f"whether others use this etcd is unknown ({error})"
+    return f"others use this etcd (it has the key {key[:80]})" if key else ""
 
 
 def _against(config: Config, other: NodeRecord) -> list[Finding]:

@@ -265,7 +265,7 @@ class Service:
         try:
             # The fence closes first, but a stalled one must not keep the address up.
             async with asyncio.TaskGroup() as both:
-                both.create_task(self._close())
+                closed = both.create_task(self._close())
                 both.create_task(self.parts.binder.unbind(self.parts.lease, self.parts.vips))
         except* OperationalError as errors:
             raise OperationalError(str(errors.exceptions[0])) from errors
@@ -273,13 +273,18 @@ class Service:
             # Also when the kernel refused: that was told, and this process is not late with it.
             self._armed = False
             self.parts.guard.disarm(self.parts.lease)
+        if closed.result():
+            self.parts.fencing.off(self.parts.lease, self.parts.vips, lambda: self.deadline is None)
 
-    async def _close(self) -> None:
+    async def _close(self) -> bool:
+        """True unless a fence may still be open."""
         try:
             await self.parts.fencing.close(self.parts.vips)
         except FenceError as error:
             # It ends by itself; and what is unbound answers nobody.
             self._warn(self.parts.lease, f"fence not closed before its end: {error}")
+            return False
+        return True
 
     def _quiet(self) -> None:
         """End what runs beside: repeated announcements, the question for the first answer."""

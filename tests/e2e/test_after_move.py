@@ -14,10 +14,12 @@ from leaseha.lab.lab import LEASE, Lab
 from tests.e2e.cluster import (
     FIRST,
     SECOND,
+    SOON_S,
     cluster,
     holding,
     never_two,
     only_one_answers,
+    standing_by,
     told,
     wait_until,
     whole,
@@ -92,6 +94,9 @@ def _lab(tmp_path_factory) -> Iterator[Lab]:
 @pytest.fixture
 def lab(_lab: Lab) -> Lab:
     """The preferred node holds, brought there by hand: nothing fails back by itself here."""
+    if not _lab.nodes[FIRST].running:
+        _lab.start_nodes(FIRST)
+        standing_by(_lab, SECOND, FIRST)
     status = _lab.nodes[SECOND].status()
     if status["leases"][LEASE]["holder"] != FIRST:
         told(_lab, SECOND, "switchover", "--to", FIRST)
@@ -109,7 +114,7 @@ def test_a_holder_frozen_between_its_announcements_sends_no_frame_when_it_is_wok
         asked_ns = time.monotonic_ns()
         told(lab, SECOND, "switchover", "--to", FIRST)
         wait_until("the first announcement", lambda: "announcement" in wire.since(asked_ns))
-        time.sleep(after_ms / 1000)  # the moment of the freeze, among the repetitions
+        time.sleep(after_ms / 1000)  # waits for a fact: it is between two of its repetitions
         lab.nodes[FIRST].freeze(tree=True)
         frozen_ns = time.monotonic_ns()
         _, taken_ns = lab.prober.wait_for_answer(by=SECOND, after_ns=frozen_ns)
@@ -144,6 +149,36 @@ def test_neither_a_reset_nor_any_other_frame_of_the_old_holder_is_on_the_wire_af
         end_ns = time.monotonic_ns() + int(WOKEN_S * 1e9)
         lab.prober.wait_for_answer(by=SECOND, after_ns=end_ns)
         assert wire.since(taken_ns) == []
+
+
+@pytest.mark.parametrize("cause", ["switchover", "crash"])
+def test_the_old_holders_own_end_of_a_connection_is_dead_soon_and_no_frame_of_that_is_on_the_wire(
+    lab: Lab, cause: str
+):
+    """A process there that waits for its client does not wait for a time-out."""
+    with lab.host(FIRST).socket() as listener, lab.client.socket() as client, tap(lab, FIRST) as wire:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((lab.vip, 7710))
+        listener.listen()
+        client.settimeout(5.0)
+        client.connect((lab.vip, 7710))
+        server = listener.accept()[0]
+        server.settimeout(SOON_S)
+        began_ns = time.monotonic_ns()
+        if cause == "switchover":
+            told(lab, FIRST, "switchover", "--to", SECOND)
+        else:
+            lab.nodes[FIRST].kill()
+        with server, pytest.raises(ConnectionAbortedError):
+            server.recv(1)
+        dead_ns = time.monotonic_ns()
+        _, taken_ns = lab.prober.wait_for_answer(by=SECOND, after_ns=began_ns)
+        assert (dead_ns - taken_ns) / 1e9 < 2.0
+        lab.prober.wait_for_answer(by=SECOND, after_ns=taken_ns + int(0.3e9))
+        assert wire.since(taken_ns) == []
+        client.send(b"are you there?")
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
 
 
 def test_a_connection_to_the_old_holder_is_reset_by_the_new_one_at_its_next_segment(lab: Lab):

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from leaseha import __version__
 from leaseha.adapters import clock, route
-from leaseha.adapters.announce import Announcer
-from leaseha.adapters.conflict import Claim, ConflictWatch
+from leaseha.adapters.conflict import Claim
 from leaseha.adapters.link import AddressChange, Link, LinkWatch
 from leaseha.adapters.vip import VipBinder, cluster_tag
 from leaseha.config import Config, LeaseConfig, node_spec
@@ -35,6 +34,8 @@ from leaseha.runtime.handover import Told
 from leaseha.runtime.heir import Heir
 from leaseha.runtime.leader import LeaderKeeper, nodes_of
 from leaseha.runtime.lock import store_id
+from leaseha.runtime.neighbourhood import Neighbourhood
+from leaseha.runtime.proving import Verdict
 from leaseha.runtime.pump import Pump
 from leaseha.runtime.reach import Reach
 from leaseha.runtime.reload import Process, Reload
@@ -86,8 +87,7 @@ class Agent:
         self._tasks: set[asyncio.Task[None]] = set()
         self._gap = self._looking = False
         self._binders: dict[str, VipBinder] = {}
-        self._announcers: dict[str, Announcer] = {}
-        self._conflicts: list[ConflictWatch] = []
+        self._neighbours = Neighbourhood(lambda: self.pump.state, self._proven)
         self._services: dict[str, Service] = {}
         self._lease_of: dict[IPAddress, str] = {}
         self._repositories: dict[str, WarmRepository] = {}
@@ -168,17 +168,17 @@ class Agent:
                 slack_ms=fencing.slack_ms,
                 most_past_ms=fencing.most_past_ms(self.config.session),
             )
-            self._announcers[interface] = Announcer(interface)
         port = lease.repository.port if lease.repository is not None else 0
         parts = Parts(
             lease=lease.name,
             vips=tuple(vip.ip for vip in lease.vips),
             binder=self._binders[interface],
-            announcer=self._announcers[interface],
+            announcer=self._neighbours.announcer(interface),
             repository=self._make_repository(lease),
             port=port,
             guard=self._guard,
             fencing=self._fencing,
+            proof=self._neighbours.proof(lease, interface),
         )
         self._lease_of |= dict.fromkeys(parts.vips, lease.name)
         self._services[lease.name] = Service(parts, self._answered, self._lease_warning, self._vip_broken)
@@ -255,19 +255,7 @@ class Agent:
         self._beside("the watch of links and addresses", LinkWatch(self).run())
         self._beside("the checks", self._wellness.run())
         self._beside("the look at etcd's members", self._ask_members(store), vital=False)
-        for interface in self._binders:
-            watch = ConflictWatch(interface, self._claimed)
-            vips = [
-                ip
-                for s in self._services.values()
-                if s.parts.binder.interface == interface
-                for ip in s.parts.vips
-            ]
-            try:
-                watch.watch(vips)
-            except OperationalError as error:
-                _log.warning("foreign claims on VIPs of %s will not be noticed: %s", interface, error)
-            self._conflicts.append(watch)
+        self._neighbours.listen(self._services, self._claimed)
 
     def _beside(self, what: str, work: Coroutine[Any, Any, None], *, vital: bool = True) -> None:
         """Run something for as long as the agent runs."""
@@ -298,6 +286,9 @@ class Agent:
 
     def _health_changed(self, lease: str, penalty: int, ineligible: str) -> None:
         self.pump.give(events.HealthChanged(clock.now(), lease, penalty, ineligible))
+
+    def _proven(self, verdict: Verdict) -> None:
+        self._observer.proven(verdict)
 
     def _lease_warning(self, lease: str, text: str) -> None:
         _log.warning("%s", text, extra={"leaseha": {"lease": lease}})
@@ -376,11 +367,16 @@ class Agent:
             fence_layers=self._layers(),
             vips={lease.name: [str(vip) for vip in lease.vips] for lease in self.config.leases},
             checks=self._wellness.results(),
+            announced=self._announced(),
             etcd=self._leader.rows,
             etcd_leader=self._leader.told,
             urgency=self._urgency.told(self._guard.urgency),
         )
         return report.document(self.pump.state, clock.now(), around)
+
+    def _announced(self) -> dict[str, dict[str, Any] | None]:
+        served = (name for name, service in self._services.items() if service.serving)
+        return {name: self._neighbours.told(name) for name in served}
 
     def _layers(self) -> tuple[str, ...]:
         """The fence layers in force."""
@@ -428,8 +424,7 @@ class Agent:
             await self._executor.settle(EXIT_SETTLE_S)
         for task in self._tasks:
             task.cancel()
-        for watch in self._conflicts:
-            watch.close()
+        self._neighbours.close()
         for repository in self._repositories.values():
             await repository.close()
         if hasattr(self, "_status"):
@@ -437,8 +432,6 @@ class Agent:
         await store.close()
         for binder in self._binders.values():
             binder.close()
-        for announcer in self._announcers.values():
-            announcer.close()
         await self._fencing.end(all_off=all_off)
         self._guard.bye() if in_order else self._guard.leave()
 

@@ -1,0 +1,99 @@
+"""What this node says to its neighbours about VIPs, and hears of them: announcements, their proof, foreign claims."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any
+
+from leaseha.adapters import clock, route
+from leaseha.adapters.announce import Announcer
+from leaseha.adapters.answers import Answers
+from leaseha.adapters.conflict import Claim, ConflictWatch
+from leaseha.core import placement
+from leaseha.core.state import Draft, NodeState
+from leaseha.core.values import Instant
+from leaseha.errors import OperationalError
+from leaseha.runtime.proving import Proof, Verdict
+
+if TYPE_CHECKING:
+    from leaseha.adapters.rtnl import IPAddress
+    from leaseha.config import LeaseConfig
+    from leaseha.runtime.service import Service
+
+_log = logging.getLogger("leaseha.agent")
+
+
+def peers(state: NodeState, now: Instant) -> Iterator[IPAddress]:
+    """The addresses that other nodes give themselves, of those that give a sign of life."""
+    if state.view is None:
+        return
+    draft = Draft(state, now)
+    for name, seen in sorted(draft.view.nodes.items()):
+        if name == state.spec.node or seen.record is None or placement.silent(draft, seen.record.session):
+            continue
+        try:
+            yield ip_address(seen.record.address)
+        except ValueError:
+            continue  # it gives none, or a name
+
+
+class Neighbourhood:
+    """Of one agent. `state()` is the node's; `tell` hears the verdict on an announcement."""
+
+    def __init__(self, state: Callable[[], NodeState], tell: Callable[[Verdict], None]) -> None:
+        self._state = state
+        self._tell = tell
+        self._announcers: dict[str, Announcer] = {}
+        self._proofs: dict[str, Proof] = {}
+        self._lease_of: dict[IPAddress, str] = {}
+        self._listening: list[ConflictWatch | Answers] = []
+
+    def announcer(self, interface: str) -> Announcer:
+        """The one for this interface."""
+        if interface not in self._announcers:
+            self._announcers[interface] = Announcer(interface)
+        return self._announcers[interface]
+
+    def proof(self, lease: LeaseConfig, interface: str) -> Proof:
+        """A new one for this lease."""
+        vips = [vip.ip for vip in lease.vips]
+        versions = sorted({vip.version for vip in vips})
+
+        def witnesses() -> list[IPAddress]:
+            gateways = (route.gateway(interface, version) for version in versions)
+            return [*(one for one in gateways if one is not None), *peers(self._state(), clock.now())]
+
+        made = Proof(lease.name, vips, self.announcer(interface), witnesses, self._tell)
+        self._proofs[lease.name] = made
+        self._lease_of |= dict.fromkeys(vips, lease.name)
+        return made
+
+    def listen(self, services: Mapping[str, Service], claimed: Callable[[Claim], None]) -> None:
+        """Begin to hear; `claimed` is told of foreign claims. What cannot be heard is logged."""
+        for interface in self._announcers:
+            watch = ConflictWatch(interface, claimed)
+            self._listening.append(watch)
+            try:
+                mine = [s.parts for s in services.values() if s.parts.binder.interface == interface]
+                watch.watch([ip for parts in mine for ip in parts.vips])
+            except OperationalError as error:
+                _log.warning("foreign claims on VIPs of %s will not be noticed: %s", interface, error)
+            try:
+                self._listening.append(Answers(interface, self._answered))
+            except OperationalError as error:
+                _log.warning("announcements on %s will not be proven: %s", interface, error)
+
+    def told(self, lease: str) -> dict[str, Any] | None:
+        """What `status` says of the lease's announcement, while it is served here."""
+        return self._proofs[lease].told()
+
+    def close(self) -> None:
+        """Neither hear nor say anything more."""
+        for one in (*self._listening, *self._announcers.values()):
+            one.close()
+
+    def _answered(self, vip: IPAddress, witness: IPAddress) -> None:
+        if lease := self._lease_of.get(vip):
+            self._proofs[lease].answered(vip, witness)

@@ -1,8 +1,8 @@
 """Hears others claim a VIP that is bound here: ARP of theirs for it, neighbour advertisements for it.
 
 What it does not promise: to hear a claim that is not sent our way (a switch passes on broadcasts, and unicast
-only to its receiver). A claim says that a neighbour may now be misled: it is a reason to announce again, and
-never one to let go of the VIP, since only the lease says who holds it.
+only to its receiver). A claim says that a neighbour may now be misled, or that this node is not the holder any more:
+which of the two, only the lease says (leaseha.runtime.defending).
 """
 
 from __future__ import annotations

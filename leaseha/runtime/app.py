@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from leaseha import __version__
 from leaseha.adapters import clock, route
-from leaseha.adapters.conflict import Claim
 from leaseha.adapters.link import AddressChange, Link, LinkWatch
 from leaseha.adapters.vip import VipBinder, cluster_tag
 from leaseha.config import Config, LeaseConfig, node_spec
@@ -255,7 +254,7 @@ class Agent:
         self._beside("the watch of links and addresses", LinkWatch(self).run())
         self._beside("the checks", self._wellness.run())
         self._beside("the look at etcd's members", self._ask_members(store), vital=False)
-        self._neighbours.listen(self._services, self._claimed)
+        self._neighbours.listen(self._services)
 
     def _beside(self, what: str, work: Coroutine[Any, Any, None], *, vital: bool = True) -> None:
         """Run something for as long as the agent runs."""
@@ -336,13 +335,6 @@ class Agent:
                     detail = f"{', '.join(str(ip) for ip in vips)} is not there or does not work"
                     self.pump.give(events.VipMissing(clock.now(), lease, detail))
 
-    def _claimed(self, claim: Claim) -> None:
-        name = self._lease_of.get(claim.ip, "")
-        if name and self._services[name].bound:
-            why = f"{claim.mac} claims {claim.ip}"
-            _log.warning("foreign claim heard: %s", why, extra={"leaseha": {"lease": name}})
-            self.pump.give(events.Doubt(clock.now(), name, why))
-
     def _doubt_all(self, interface: str, why: str) -> None:
         for name, service in self._services.items():
             if service.parts.binder.interface == interface:
@@ -367,16 +359,13 @@ class Agent:
             fence_layers=self._layers(),
             vips={lease.name: [str(vip) for vip in lease.vips] for lease in self.config.leases},
             checks=self._wellness.results(),
-            announced=self._announced(),
+            announced=self._neighbours.announced(),
+            foreign_claims=self._neighbours.contested(),
             etcd=self._leader.rows,
             etcd_leader=self._leader.told,
             urgency=self._urgency.told(self._guard.urgency),
         )
         return report.document(self.pump.state, clock.now(), around)
-
-    def _announced(self) -> dict[str, dict[str, Any] | None]:
-        served = (name for name, service in self._services.items() if service.serving)
-        return {name: self._neighbours.told(name) for name in served}
 
     def _layers(self) -> tuple[str, ...]:
         """The fence layers in force."""
@@ -401,6 +390,7 @@ class Agent:
         # Before the first transaction of a new session is sent: a guard that knows no session frees nothing.
         self._guard.session(self.pump.state.session.id)
         self._executor.execute(effect)
+        self._neighbours.executed(effect)
 
     def _stopped(self, failure: str) -> None:
         self._ended.failure = failure or self._ended.failure

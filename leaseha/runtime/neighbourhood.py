@@ -11,10 +11,11 @@ from leaseha.adapters import clock, route
 from leaseha.adapters.announce import Announcer
 from leaseha.adapters.answers import Answers
 from leaseha.adapters.conflict import Claim, ConflictWatch
-from leaseha.core import placement
+from leaseha.core import effects, placement
 from leaseha.core.state import Draft, NodeState
 from leaseha.core.values import Instant
 from leaseha.errors import OperationalError
+from leaseha.runtime.defending import Defence
 from leaseha.runtime.proving import Proof, Verdict
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class Neighbourhood:
         self._announcers: dict[str, Announcer] = {}
         self._proofs: dict[str, Proof] = {}
         self._lease_of: dict[IPAddress, str] = {}
+        self._services: Mapping[str, Service] = {}
+        self._defence = Defence(state, self._say_once)
         self._listening: list[ConflictWatch | Answers] = []
 
     def announcer(self, interface: str) -> Announcer:
@@ -70,10 +73,11 @@ class Neighbourhood:
         self._lease_of |= dict.fromkeys(vips, lease.name)
         return made
 
-    def listen(self, services: Mapping[str, Service], claimed: Callable[[Claim], None]) -> None:
-        """Begin to hear; `claimed` is told of foreign claims. What cannot be heard is logged."""
+    def listen(self, services: Mapping[str, Service]) -> None:
+        """Begin to hear. What cannot be heard is logged."""
+        self._services = services
         for interface in self._announcers:
-            watch = ConflictWatch(interface, claimed)
+            watch = ConflictWatch(interface, self._claimed)
             self._listening.append(watch)
             try:
                 mine = [s.parts for s in services.values() if s.parts.binder.interface == interface]
@@ -85,14 +89,37 @@ class Neighbourhood:
             except OperationalError as error:
                 _log.warning("announcements on %s will not be proven: %s", interface, error)
 
-    def told(self, lease: str) -> dict[str, Any] | None:
-        """What `status` says of the lease's announcement, while it is served here."""
-        return self._proofs[lease].told()
+    def executed(self, effect: effects.Effect) -> None:
+        """The core has asked for this: when a deadline moves on, a claim may be defended."""
+        if isinstance(effect, effects.Extend):
+            self._defence.renewed(effect.lease)
+        elif isinstance(effect, effects.UnbindVip):
+            self._defence.dropped(effect.lease)
+
+    def announced(self) -> dict[str, dict[str, Any] | None]:
+        """What `status` says of the announcements of leases that are served here."""
+        return {name: self._proofs[name].told() for name, one in self._services.items() if one.serving}
+
+    def contested(self) -> dict[str, dict[str, Any] | None]:
+        """What `status` says of foreign claims."""
+        return {name: self._defence.told(name) for name in self._services}
 
     def close(self) -> None:
         """Neither hear nor say anything more."""
         for one in (*self._listening, *self._announcers.values()):
             one.close()
+
+    def _claimed(self, claim: Claim) -> None:
+        lease = self._lease_of.get(claim.ip, "")
+        if lease and self._services[lease].bound:
+            self._defence.heard(lease, f"{claim.mac} claims {claim.ip}")
+
+    async def _say_once(self, lease: str) -> None:
+        """Raises `AnnounceError` when nothing could be sent."""
+        service = self._services[lease]
+        await service.parts.announcer.burst(
+            service.parts.vips, lambda: service.deadline if service.bound else None
+        )
 
     def _answered(self, vip: IPAddress, witness: IPAddress) -> None:
         if lease := self._lease_of.get(vip):

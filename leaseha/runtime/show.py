@@ -51,6 +51,9 @@ def _lease(name: str, lease: dict[str, Any]) -> list[str]:
     lines = [f"lease {name}: {holder}", f"  {', '.join(facts)}", f"  VIPs {', '.join(lease['vips'])}"]
     if lease["announced"] is not None:
         lines.append(f"  announced: {_announced(lease['announced'])}")
+    if (claims := lease["foreign_claims"]) is not None:
+        counts = f"heard {claims['heard']} times, defended {claims['defended']} times"
+        lines.append(f"  foreign claims: {counts}; the last: {claims['last']}")
     if lease["reason"]:
         lines.append(f"  moved because: {lease['reason']}")
     rows = [

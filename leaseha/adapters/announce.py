@@ -1,7 +1,7 @@
 """Announcements: gratuitous ARP and unsolicited neighbour advertisements, so that neighbours learn our MAC.
 
 What it does not promise: that a neighbour believes them (some drop gratuitous ARP), nor that one arrives: so
-they are repeated. What it does: no frame is handed to the kernel without the deadline checked immediately
+they are repeated, and proven (leaseha.runtime.proving). What it does: no frame is handed to the kernel without the deadline checked immediately
 before it. A holder that was frozen in the middle of a burst and wakes must not take the VIP back from its
 successor's neighbours. Between that check and the system call lie microseconds, for which there is the fence.
 
@@ -25,8 +25,6 @@ from leaseha.adapters.rtnl import IPAddress
 from leaseha.core.values import Instant
 from leaseha.errors import AnnounceError
 
-SCHEDULE_S: Final = (0.0, 0.05, 0.2, 1.0, 3.0)
-"""When the announcement is repeated, in s after the first: a single one lost cost others minutes."""
 ETH_P_ARP: Final = 0x0806
 ETH_P_IPV6: Final = 0x86DD
 ARP_REQUEST: Final = 1
@@ -146,37 +144,20 @@ class Announcer:
         self._now = now
         self._socket: socket.socket | None = None
 
-    async def announce(
-        self,
-        vips: Sequence[IPAddress],
-        deadline: Callable[[], Instant | None],
-        schedule_s: Sequence[float] = SCHEDULE_S,
-    ) -> Sent:
-        """Announce at each moment of `schedule_s` (s from now, ascending); may be cancelled at any time.
+    async def burst(self, vips: Sequence[IPAddress], deadline: Callable[[], Instant | None]) -> Sent:
+        """One announcement of each VIP, now; may be cancelled at any time.
 
         `deadline` is asked anew before each frame, since it moves with each renewal: None means that the lease is
         not held any more. The first frame that would be too late ends it. Raises `AnnounceError` when nothing
         at all could be sent.
         """
-        total = Sent()
-        elapsed_s = 0.0
-        for at_s in schedule_s:
-            await asyncio.sleep(at_s - elapsed_s)
-            elapsed_s = at_s
-            total += await self.burst(vips, deadline)
-            if total.late:
-                break
-        return total
-
-    async def burst(self, vips: Sequence[IPAddress], deadline: Callable[[], Instant | None]) -> Sent:
-        """One announcement of each VIP, now. `deadline` and errors as for `announce`."""
         mac = self._mac()
         return await self._send_all([frame for ip in vips for frame in frames_for(mac, ip)], deadline)
 
     async def ask(
         self, asked: Sequence[tuple[IPAddress, IPAddress]], deadline: Callable[[], Instant | None]
     ) -> Sent:
-        """In the name of each VIP, ask a witness for its address, now: (VIP, witness). The rest as for `announce`."""
+        """In the name of each VIP, ask a witness for its address, now: (VIP, witness). The rest as for `burst`."""
         mac = self._mac()
         return await self._send_all([question(mac, ip, witness) for ip, witness in asked], deadline)
 

@@ -47,8 +47,6 @@ OFF_S: Final = 5.0
 """How long the addresses are tried to be taken off."""
 PAUSE_S: Final = 0.03
 NAMED_MAX: Final = 8
-SEVER_S: Final = 3.0
-"""How long old connections may take to end, after all else."""
 SCOUT_S: Final = 60.0
 SCOUT_AGAIN_S: Final = 5.0
 """How often the way to etcd is tried while nothing is wrong; it keeps a user's token fresh, too."""
@@ -297,13 +295,11 @@ class Guard:
             text = f"{why}; not everything is proven off, so nothing is freed, others wait out the ttl: {trouble}"
             self.log.say("error", text)
             return
-        severing = threading.Thread(target=self._sever, daemon=True)
-        severing.start()  # beside: others wait for what is written, and for nothing else
         said = self._free(why, began_ns)
-        severing.join(SEVER_S)
         all_ms = (time.monotonic_ns() - began_ns) / NS_PER_MS
         text = f"{why}; everything is off, {said} (off after {off_ms:.1f} ms, written after {all_ms:.1f} ms)"
         self.log.say("warning", text)
+        self._sever()  # last: others wait for what is written, and nobody for this
 
     def _take_down(self) -> str:
         """Everything off, whatever of it fails; the first thing that is not proven, empty if all is."""

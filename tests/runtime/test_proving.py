@@ -115,6 +115,14 @@ def test_a_holder_past_its_deadline_says_and_asks_nothing_more():
     assert case.verdicts == []
 
 
+def test_announcements_are_repeated_for_seconds_and_then_end():
+    times = AGAIN_S + SELDOM_S
+    assert list(times) == sorted(times)
+    assert len(AGAIN_S) >= 4
+    assert AGAIN_S[-1] <= 10
+    assert SELDOM_S[-1] <= 60
+
+
 def test_before_any_announcement_there_is_nothing_to_tell():
     assert Case().proof.told() is None
 

@@ -1,9 +1,10 @@
 """Announcements: gratuitous ARP and unsolicited neighbour advertisements, so that neighbours learn our MAC.
 
 What it does not promise: that a neighbour believes them (some drop gratuitous ARP), nor that one arrives: so
-they are repeated, and proven (leaseha.runtime.proving). What it does: no frame is handed to the kernel without the deadline checked immediately
-before it. A holder that was frozen in the middle of a burst and wakes must not take the VIP back from its
-successor's neighbours. Between that check and the system call lie microseconds, for which there is the fence.
+they are repeated, and neighbours asked (leaseha.runtime.proving). What it does: no frame is handed to the kernel
+without the deadline checked immediately before it. A holder that was frozen in the middle of a burst and wakes must
+not take the VIP back from its successor's neighbours. Between that check and the system call lie microseconds, for
+which there is the fence.
 
 Layouts: RFC 826, RFC 5227 section 3 (ARP announcement), RFC 4861 sections 4.4 and 7.2.6.
 """

@@ -298,6 +298,7 @@ class Agent:
     def on_link(self, link: Link) -> None:
         """A link was found or changed: carrier checks, and announcements when it comes back."""
         self._fencing.on_link(link.name, link.index)
+        self._neighbours.on_link(link.name, link.index)
         came_back = self._wellness.on_link(link)
         if came_back:
             self._doubt_all(link.name, f"link {link.name} is up again")

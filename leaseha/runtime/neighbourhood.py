@@ -51,7 +51,8 @@ class Neighbourhood:
         self._lease_of: dict[IPAddress, str] = {}
         self._services: Mapping[str, Service] = {}
         self._defence = Defence(state, self._say_once)
-        self._listening: list[ConflictWatch | Answers] = []
+        self._listening: dict[str, list[ConflictWatch | Answers]] = {}
+        self._indexes: dict[str, int] = {}
 
     def announcer(self, interface: str) -> Announcer:
         """The one for this interface."""
@@ -77,17 +78,7 @@ class Neighbourhood:
         """Begin to hear. What cannot be heard is logged."""
         self._services = services
         for interface in self._announcers:
-            watch = ConflictWatch(interface, self._claimed)
-            self._listening.append(watch)
-            try:
-                mine = [s.parts for s in services.values() if s.parts.binder.interface == interface]
-                watch.watch([ip for parts in mine for ip in parts.vips])
-            except OperationalError as error:
-                _log.warning("foreign claims on VIPs of %s will not be noticed: %s", interface, error)
-            try:
-                self._listening.append(Answers(interface, self._answered))
-            except OperationalError as error:
-                _log.warning("announcements on %s will not be proven: %s", interface, error)
+            self._listen(interface)
 
     def executed(self, effect: effects.Effect) -> None:
         """The core has asked for this: when a deadline moves on, a claim may be defended."""
@@ -106,8 +97,35 @@ class Neighbourhood:
 
     def close(self) -> None:
         """Neither hear nor say anything more."""
-        for one in (*self._listening, *self._announcers.values()):
-            one.close()
+        for interface in tuple(self._listening):
+            self._unlisten(interface)
+        for announcer in self._announcers.values():
+            announcer.close()
+
+    def on_link(self, name: str, index: int) -> None:
+        """An interface was found: one that was made anew under its old name is listened to again."""
+        if self._indexes.setdefault(name, index) != index and name in self._listening:
+            self._indexes[name] = index
+            self._unlisten(name)
+            self._listen(name)
+
+    def _listen(self, interface: str) -> None:
+        watch = ConflictWatch(interface, self._claimed)
+        ears = self._listening.setdefault(interface, [])
+        ears.append(watch)
+        try:
+            mine = [one.parts for one in self._services.values() if one.parts.binder.interface == interface]
+            watch.watch([ip for parts in mine for ip in parts.vips])
+        except OperationalError as error:
+            _log.warning("foreign claims on VIPs of %s will not be noticed: %s", interface, error)
+        try:
+            ears.append(Answers(interface, self._answered))
+        except OperationalError as error:
+            _log.warning("announcements on %s will not be proven: %s", interface, error)
+
+    def _unlisten(self, interface: str) -> None:
+        for ear in self._listening.pop(interface):
+            ear.close()
 
     def _claimed(self, claim: Claim) -> None:
         lease = self._lease_of.get(claim.ip, "")

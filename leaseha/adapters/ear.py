@@ -17,7 +17,8 @@ _SO_ATTACH_FILTER: Final = 26
 _PACKET_HOST: Final = 0
 _PACKET_OUTGOING: Final = 4
 FRAME_BYTES: Final = 256
-_FRAMES_A_WAKE: Final = 64
+_FRAMES_A_WAKE: Final = 16
+"""Then whatever else is due comes first: what is made of a frame may cost a line of the log."""
 _LD_WORD, _LD_HALF, _LD_BYTE, _JUMP_EQUAL, _RETURN = 0x20, 0x28, 0x30, 0x15, 0x06
 _FILTER_VALUES: Final = 2000
 """A filter has room for 4,096 instructions, two for each value; above that it lets every one pass."""

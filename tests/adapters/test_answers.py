@@ -17,6 +17,7 @@ from leaseha.adapters.announce import (
     unsolicited_na,
 )
 from leaseha.adapters.answers import Answers, arp_answer, na_answer
+from leaseha.adapters.fence import Fence, available
 from leaseha.errors import AnnounceError
 from tests.adapters.wire import HERE, HERE_MAC, THERE, Wire, in_s
 
@@ -83,6 +84,32 @@ async def test_who_is_asked_answers_and_knows_then_where_the_vip_is(wire: Wire, 
 async def test_nobody_is_asked_past_the_deadline(wire: Wire, until):
     announcer = Announcer(HERE)
     assert await announcer.ask([(V4, PEER4), (V6, PEER6)], until) == Sent(late=2)
+    announcer.close()
+
+
+@pytest.mark.netns
+@pytest.mark.parametrize(("vip", "peer"), [(V4, PEER4), (V6, PEER6)], ids=str)
+async def test_a_question_passes_an_open_fence_and_no_closed_one(wire: Wire, vip, peer):
+    if why := available():
+        pytest.skip(f"no fence here (Debian package libnftables1): {why}")
+    wire.address("add", str(vip), vip.max_prefixlen, **({"flags": 2} if vip.version == 6 else {}))
+    told: asyncio.Queue = asyncio.Queue()
+    answers, announcer = Answers(HERE, lambda *answer: told.put_nowait(answer)), Announcer(HERE)
+    fence = Fence("proof", [HERE], [vip], warn=print)
+    await fence.stand()
+    with pytest.raises(AnnounceError, match="could be sent"):
+        await announcer.ask([(vip, peer)], lambda: in_s(5))
+    await fence.arm([vip], in_s(5))
+    await announcer.ask([(vip, peer)], lambda: in_s(5))
+    async with asyncio.timeout(10):
+        while await told.get() != (vip, peer):
+            pass
+    await fence.close([vip])
+    with pytest.raises(AnnounceError, match="could be sent"):
+        await announcer.ask([(vip, peer)], lambda: in_s(5))
+    await fence.remove()
+    fence.end()
+    answers.close()
     announcer.close()
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from leaseha import connections
 from leaseha.adapters import clock, fence, route
 from leaseha.adapters.etcd import MemberStatus, diverges, known_bad
 from leaseha.config import Config, KeepAway
@@ -19,6 +20,7 @@ from leaseha.runtime import guarding, leader, rights, urgency
 from leaseha.runtime.datadir import DataDirectory
 from leaseha.runtime.fencing import unfenced
 from leaseha.runtime.operator import ASK_TIMEOUT_S, etcd_of, looked
+from leaseha.runtime.severing import unsevered
 
 EVEN_NOTE = "an even number of members tolerates no more failures than one less"
 
@@ -32,7 +34,11 @@ class Finding:
 
 
 def examine(
-    config: Config, *, offline: bool, why_no_fence: Callable[[], str] = fence.available
+    config: Config,
+    *,
+    offline: bool,
+    why_no_fence: Callable[[], str] = fence.available,
+    why_unsevered: Callable[[], str] = connections.unsupported,
 ) -> list[Finding]:
     """Everything found, the grave first. Never raises for what it finds."""
     found = [Finding(grave=False, text=warning) for warning in config.warnings]
@@ -40,6 +46,8 @@ def examine(
     # An account that lacks rights was told so, and can try nothing.
     if not rights.lacking() and (why := why_no_fence()):
         found.append(Finding(grave=False, text=unfenced(config, why)))
+    elif why := why_unsevered():
+        found.append(Finding(grave=False, text=unsevered(why)))
     if config.session.ttl_ns < NS_PER_S:
         found += [Finding(grave=False, text=text) for text in _haste(config)]
     if not offline:

@@ -51,6 +51,11 @@ def _lease(name: str, lease: dict[str, Any]) -> list[str]:
     if lease["deadline_left_s"] is not None:
         facts.append(f"deadline in {lease['deadline_left_s']:.1f} s")
     lines = [f"lease {name}: {holder}", f"  {', '.join(facts)}", f"  VIPs {', '.join(lease['vips'])}"]
+    if lease["announced"] is not None:
+        lines.append(f"  announced: {_announced(lease['announced'])}")
+    if (claims := lease["foreign_claims"]) is not None:
+        counts = f"heard {claims['heard']} times, defended {claims['defended']} times"
+        lines.append(f"  foreign claims: {counts}; the last: {claims['last']}")
     if lease["reason"]:
         lines.append(f"  moved because: {lease['reason']}")
     rows = [
@@ -64,6 +69,13 @@ def _lease(name: str, lease: dict[str, Any]) -> list[str]:
     if lease["note"]:
         lines.append(f"  {lease['note']}")
     return lines
+
+
+def _announced(told: dict[str, Any]) -> str:
+    if told["proven"]:
+        left = f" (nobody to ask about {', '.join(told['nobody_to_ask'])})" if told["nobody_to_ask"] else ""
+        return f"proven by {told['by']} after {told['after_ms']:.0f} ms{left}"
+    return f"unproven (asked {', '.join(told['asked'])})" if told["asked"] else "unproven (nobody to ask)"
 
 
 def _etcd(members: Sequence[dict[str, Any]]) -> list[str]:

@@ -28,7 +28,7 @@ test-core: env
 	$(PY) -m pytest tests/core -q --cov --cov-report=term --cov-fail-under=100
 
 test-rest: env
-	$(PY) -m leaseha.lab.sandbox -- $(PY) -m pytest tests --ignore=tests/core
+	sh scripts/tests $(PY)
 
 lint: env ## ruff: rules and format
 	$(BIN)/ruff check .

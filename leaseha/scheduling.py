@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import resource
+from contextlib import suppress
 from typing import Final
 
 REALTIME_PRIORITY: Final = 5
@@ -54,7 +55,7 @@ def raise_process() -> str:
         _Process.rank = REAL_TIME
     elif _set_nice(me, forks=True):
         _Process.rank = RAISED
-        _raise_group()
+        _set_group(NICE)
     else:
         _Process.rank = NORMAL
     sweep()
@@ -63,9 +64,14 @@ def raise_process() -> str:
 
 def lower_process() -> None:
     """Ordinary again, all of it, for as long as this process lives."""
-    _Process.rank = NORMAL
+    raised, _Process.rank = _Process.rank == RAISED, NORMAL
     for thread in threads():
         _set(thread, os.SCHED_OTHER, 0, forks=True)
+        if raised and _nice(thread) == NICE:
+            with suppress(OSError):  # gone
+                os.setpriority(os.PRIO_PROCESS, thread, 0)
+    if raised:
+        _set_group(0)
 
 
 def follow(*, forks: bool = False) -> None:
@@ -185,13 +191,13 @@ def _nice(thread: int) -> int:
         return NICE  # gone
 
 
-def _raise_group() -> None:
+def _set_group(nice: int) -> None:
     """Where the kernel shares time among sessions first (autogroup), nice counts within one only."""
     if os.getsid(0) != os.getpid():
         return  # the session of a terminal: not ours to raise
     try:
         with open("/proc/self/autogroup", "wb") as file:
-            file.write(str(NICE).encode())
+            file.write(str(nice).encode())
     except OSError:
         return  # none, or not permitted
 

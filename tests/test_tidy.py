@@ -86,6 +86,7 @@ BANS = (
 
 # Folders and files that import the standard library and their own neighbours, nothing else.
 GUARD = (
+    "leaseha.connections",
     "leaseha.runtime.guard_etcd",
     "leaseha.runtime.guard_kernel",
     "leaseha.runtime.guard_tree",

@@ -1,9 +1,10 @@
 """Announcements: gratuitous ARP and unsolicited neighbour advertisements, so that neighbours learn our MAC.
 
 What it does not promise: that a neighbour believes them (some drop gratuitous ARP), nor that one arrives: so
-they are repeated. What it does: no frame is handed to the kernel without the deadline checked immediately
-before it. A holder that was frozen in the middle of a burst and wakes must not take the VIP back from its
-successor's neighbours. Between that check and the system call lie microseconds, for which there is the fence.
+they are repeated, and neighbours asked (leaseha.runtime.proving). What it does: no frame is handed to the kernel
+without the deadline checked immediately before it. A holder that was frozen in the middle of a burst and wakes must
+not take the VIP back from its successor's neighbours. Between that check and the system call lie microseconds, for
+which there is the fence.
 
 Layouts: RFC 826, RFC 5227 section 3 (ARP announcement), RFC 4861 sections 4.4 and 7.2.6.
 """
@@ -25,17 +26,18 @@ from leaseha.adapters.rtnl import IPAddress
 from leaseha.core.values import Instant
 from leaseha.errors import AnnounceError
 
-SCHEDULE_S: Final = (0.0, 0.05, 0.2, 1.0, 3.0)
-"""When the announcement is repeated, in s after the first: a single one lost cost others minutes."""
 ETH_P_ARP: Final = 0x0806
 ETH_P_IPV6: Final = 0x86DD
 ARP_REQUEST: Final = 1
 ARP_REPLY: Final = 2
 IPPROTO_ICMPV6: Final = 58
+NEIGHBOUR_SOLICITATION: Final = 135
 NEIGHBOUR_ADVERTISEMENT: Final = 136
+SOURCE_LINK_LAYER_ADDRESS: Final = 1
 TARGET_LINK_LAYER_ADDRESS: Final = 2
 _OVERRIDE: Final = 0x20000000
 _ALL_NODES: Final = ipaddress.IPv6Address("ff02::1")
+_SOLICITED_NODES: Final = ipaddress.IPv6Address("ff02::1:ff00:0").packed[:13]
 _BROADCAST: Final = b"\xff" * 6
 _ARP_HEAD: Final = struct.pack("!HHBB", 1, 0x0800, 6, 4)
 _YIELD_EVERY: Final = 32
@@ -74,11 +76,31 @@ def gratuitous_arp(mac: bytes, ip: ipaddress.IPv4Address, operation: int = ARP_R
 def unsolicited_na(mac: bytes, ip: ipaddress.IPv6Address) -> bytes:
     """An Ethernet frame to all nodes (ff02::1) that says "`ip` is at `mac`", with the override flag."""
     body = struct.pack("!BBHI", NEIGHBOUR_ADVERTISEMENT, 0, 0, _OVERRIDE) + ip.packed
-    body += struct.pack("!BB", TARGET_LINK_LAYER_ADDRESS, 1) + mac
-    body = body[:2] + struct.pack("!H", icmpv6_checksum(ip, _ALL_NODES, body)) + body[4:]
-    header = struct.pack("!IHBB", 6 << 28, len(body), IPPROTO_ICMPV6, 255) + ip.packed + _ALL_NODES.packed
+    return _to_group(mac, ip, _ALL_NODES, body + struct.pack("!BB", TARGET_LINK_LAYER_ADDRESS, 1) + mac)
+
+
+def arp_question(mac: bytes, ip: ipaddress.IPv4Address, witness: ipaddress.IPv4Address) -> bytes:
+    """An Ethernet frame to everyone that asks `witness` for its hardware address, in the name of `ip` at `mac`.
+
+    Whoever is asked takes down where `ip` is before it answers, and answers to `mac` alone (RFC 826).
+    """
+    body = _ARP_HEAD + struct.pack("!H", ARP_REQUEST) + mac + ip.packed + bytes(6) + witness.packed
+    return _BROADCAST + mac + struct.pack("!H", ETH_P_ARP) + body
+
+
+def nd_question(mac: bytes, ip: ipaddress.IPv6Address, witness: ipaddress.IPv6Address) -> bytes:
+    """The same as a neighbour solicitation, to the group that `witness` must be in (RFC 4861 section 7.2.2)."""
+    group = ipaddress.IPv6Address(_SOLICITED_NODES + witness.packed[-3:])
+    body = struct.pack("!BBHI", NEIGHBOUR_SOLICITATION, 0, 0, 0) + witness.packed
+    return _to_group(mac, ip, group, body + struct.pack("!BB", SOURCE_LINK_LAYER_ADDRESS, 1) + mac)
+
+
+def _to_group(mac: bytes, ip: ipaddress.IPv6Address, group: ipaddress.IPv6Address, body: bytes) -> bytes:
+    """An Ethernet frame from `ip` to a multicast group, with an ICMPv6 `body` whose checksum is 0."""
+    body = body[:2] + struct.pack("!H", icmpv6_checksum(ip, group, body)) + body[4:]
+    header = struct.pack("!IHBB", 6 << 28, len(body), IPPROTO_ICMPV6, 255) + ip.packed + group.packed
     # RFC 2464 section 7: 33:33 and the last four bytes of the group.
-    return b"\x33\x33" + _ALL_NODES.packed[-4:] + mac + struct.pack("!H", ETH_P_IPV6) + header + body
+    return b"\x33\x33" + group.packed[-4:] + mac + struct.pack("!H", ETH_P_IPV6) + header + body
 
 
 def icmpv6_checksum(source: ipaddress.IPv6Address, target: ipaddress.IPv6Address, body: bytes) -> int:
@@ -103,6 +125,15 @@ def frames_for(mac: bytes, ip: IPAddress) -> tuple[bytes, ...]:
     return (unsolicited_na(mac, ip),)
 
 
+def question(mac: bytes, ip: IPAddress, witness: IPAddress) -> bytes:
+    """A frame that asks `witness`, of the same IP version, in the name of `ip`."""
+    if isinstance(ip, ipaddress.IPv4Address) and isinstance(witness, ipaddress.IPv4Address):
+        return arp_question(mac, ip, witness)
+    if isinstance(ip, ipaddress.IPv6Address) and isinstance(witness, ipaddress.IPv6Address):
+        return nd_question(mac, ip, witness)
+    raise ValueError(f"{witness} cannot be asked for {ip}")
+
+
 class Announcer:
     """Sends announcements on one Ethernet interface of the network namespace in which it is first used.
 
@@ -114,32 +145,25 @@ class Announcer:
         self._now = now
         self._socket: socket.socket | None = None
 
-    async def announce(
-        self,
-        vips: Sequence[IPAddress],
-        deadline: Callable[[], Instant | None],
-        schedule_s: Sequence[float] = SCHEDULE_S,
-    ) -> Sent:
-        """Announce at each moment of `schedule_s` (s from now, ascending); may be cancelled at any time.
+    async def burst(self, vips: Sequence[IPAddress], deadline: Callable[[], Instant | None]) -> Sent:
+        """One announcement of each VIP, now; may be cancelled at any time.
 
         `deadline` is asked anew before each frame, since it moves with each renewal: None means that the lease is
         not held any more. The first frame that would be too late ends it. Raises `AnnounceError` when nothing
         at all could be sent.
         """
-        total = Sent()
-        elapsed_s = 0.0
-        for at_s in schedule_s:
-            await asyncio.sleep(at_s - elapsed_s)
-            elapsed_s = at_s
-            total += await self.burst(vips, deadline)
-            if total.late:
-                break
-        return total
-
-    async def burst(self, vips: Sequence[IPAddress], deadline: Callable[[], Instant | None]) -> Sent:
-        """One announcement of each VIP, now. `deadline` and errors as for `announce`."""
         mac = self._mac()
-        frames = [frame for ip in vips for frame in frames_for(mac, ip)]
+        return await self._send_all([frame for ip in vips for frame in frames_for(mac, ip)], deadline)
+
+    async def ask(
+        self, asked: Sequence[tuple[IPAddress, IPAddress]], deadline: Callable[[], Instant | None]
+    ) -> Sent:
+        """In the name of each VIP, ask a witness for its address, now: (VIP, witness). The rest as for `burst`."""
+        mac = self._mac()
+        return await self._send_all([question(mac, ip, witness) for ip, witness in asked], deadline)
+
+    async def _send_all(self, frames: Sequence[bytes], deadline: Callable[[], Instant | None]) -> Sent:
+        """The one way to the wire: no frame leaves without a look at the clock before it."""
         total = Sent()
         for number, frame in enumerate(frames, 1):
             until = deadline()

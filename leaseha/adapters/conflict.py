@@ -1,18 +1,13 @@
 """Hears others claim a VIP that is bound here: ARP of theirs for it, neighbour advertisements for it.
 
 What it does not promise: to hear a claim that is not sent our way (a switch passes on broadcasts, and unicast
-only to its receiver). A claim says that a neighbour may now be misled: it is a reason to announce again, and
-never one to let go of the VIP, since only the lease says who holds it.
-
-The kernel filters (a classic BPF program per socket), so that other traffic costs this process nothing.
+only to its receiver). A claim says that a neighbour may now be misled, or that this node is not the holder any more:
+which of the two, only the lease says (leaseha.runtime.defending).
 """
 
 from __future__ import annotations
 
-import asyncio
-import ctypes
 import ipaddress
-import socket
 import struct
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -26,20 +21,14 @@ from leaseha.adapters.announce import (
     NEIGHBOUR_ADVERTISEMENT,
     TARGET_LINK_LAYER_ADDRESS,
 )
+from leaseha.adapters.ear import Ear, byte_is, word_is_one_of
 from leaseha.adapters.rtnl import IPAddress
 from leaseha.core.values import NS_PER_S, Instant
 from leaseha.errors import AnnounceError
 
 QUIET_NS: Final = NS_PER_S
 """The same claim by the same machine is told once in this time: two that defend must not make a storm."""
-_SO_ATTACH_FILTER: Final = 26
-_PACKET_OUTGOING: Final = 4
-_FRAME_BYTES: Final = 256
-_FRAMES_A_WAKE: Final = 64
 _REMEMBERED: Final = 1024
-_FILTER_VIPS: Final = 2000
-"""A filter has room for 4,096 instructions, two for each VIP; above that it lets every claim pass."""
-_LD_WORD, _LD_BYTE, _JUMP_EQUAL, _RETURN = 0x20, 0x30, 0x15, 0x06
 _ETHERNET, _IPV6_HEADER = 14, 40
 
 
@@ -78,34 +67,17 @@ def na_claim(frame: bytes) -> Claim | None:
 
 def arp_filter(vips: Collection[ipaddress.IPv4Address]) -> bytes:
     """Pass ARP whose sender address is one of `vips`."""
-    return _one_of(28, [int(ip) for ip in vips])
+    return word_is_one_of(28, [int(ip) for ip in vips])
 
 
 def na_filter(vips: Collection[ipaddress.IPv6Address]) -> bytes:
     """Pass neighbour advertisements whose target may be one of `vips` (its last 32 bits are)."""
     icmp = _ETHERNET + _IPV6_HEADER
     return (
-        _must_be(20, IPPROTO_ICMPV6)
-        + _must_be(icmp, NEIGHBOUR_ADVERTISEMENT)
-        + _one_of(icmp + 20, sorted({int(ip) & 0xFFFFFFFF for ip in vips}))
+        byte_is(20, IPPROTO_ICMPV6)
+        + byte_is(icmp, NEIGHBOUR_ADVERTISEMENT)
+        + word_is_one_of(icmp + 20, sorted({int(ip) & 0xFFFFFFFF for ip in vips}))
     )
-
-
-def _step(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
-    return struct.pack("=HBBI", code, if_true, if_false, value)
-
-
-def _must_be(offset: int, value: int) -> bytes:
-    return _step(_LD_BYTE, offset) + _step(_JUMP_EQUAL, value, 1, 0) + _step(_RETURN, 0)
-
-
-def _one_of(offset: int, values: list[int]) -> bytes:
-    if len(values) > _FILTER_VIPS:
-        return _step(_RETURN, _FRAME_BYTES)
-    program = _step(_LD_WORD, offset)
-    for value in values:
-        program += _step(_JUMP_EQUAL, value, 0, 1) + _step(_RETURN, _FRAME_BYTES)
-    return program + _step(_RETURN, 0)
 
 
 class ConflictWatch:
@@ -128,7 +100,7 @@ class ConflictWatch:
         self._is_ours = is_ours
         self._now = now
         self._vips: frozenset[IPAddress] = frozenset()
-        self._sockets: dict[int, socket.socket] = {}
+        self._ears: dict[int, Ear] = {}
         self._told: dict[Claim, Instant] = {}
 
     def watch(self, vips: Collection[IPAddress]) -> None:
@@ -148,52 +120,28 @@ class ConflictWatch:
 
     def close(self) -> None:
         """Listen no more."""
-        for protocol in tuple(self._sockets):
+        for protocol in tuple(self._ears):
             self._end(protocol)
 
     def _listen(self, protocol: int, program: bytes, parse: Callable[[bytes], Claim | None]) -> None:
         self._end(protocol)
         if not program:
             return
-        # Nothing is received before bind() names a protocol, so that no frame passes the filter by.
-        made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-        self._sockets[protocol] = made
-        made.setblocking(False)
-        code = ctypes.create_string_buffer(program, len(program))
-        made.setsockopt(
-            socket.SOL_SOCKET,
-            _SO_ATTACH_FILTER,
-            struct.pack("@HP", len(program) // 8, ctypes.addressof(code)),
-        )
-        made.bind((self.interface, protocol))
-        asyncio.get_running_loop().add_reader(made, self._read, protocol, parse)
 
-    def _end(self, protocol: int) -> None:
-        old = self._sockets.pop(protocol, None)
-        if old is not None:
-            asyncio.get_running_loop().remove_reader(old)
-            old.close()
-
-    def _read(self, protocol: int, parse: Callable[[bytes], Claim | None]) -> None:
-        for _ in range(_FRAMES_A_WAKE):
-            try:
-                frame, where = self._sockets[protocol].recvfrom(_FRAME_BYTES)
-            except BlockingIOError:
-                return
-            except OSError:
-                # Told once when the interface goes down or away; after "down" the socket goes on.
-                return
-            if where[2] == _PACKET_OUTGOING:
-                continue
+        def heard(frame: bytes, _: bool) -> None:
             claim = parse(frame)
             if claim is not None and claim.ip in self._vips and not self._is_own(protocol, claim.mac):
                 self._tell(claim)
-            if protocol not in self._sockets:
-                return  # the listener has ended the watch
+
+        self._ears[protocol] = Ear(self.interface, protocol, program, heard)
+
+    def _end(self, protocol: int) -> None:
+        old = self._ears.pop(protocol, None)
+        if old is not None:
+            old.close()
 
     def _is_own(self, protocol: int, mac: str) -> bool:
-        own: bytes = self._sockets[protocol].getsockname()[4]
-        return own.hex(":") == mac or self._is_ours(mac)
+        return self._ears[protocol].mac.hex(":") == mac or self._is_ours(mac)
 
     def _tell(self, claim: Claim) -> None:
         now = self._now()

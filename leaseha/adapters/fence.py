@@ -212,9 +212,11 @@ class Fence:
 
     def _stand(self) -> None:
         there = [name for name in self._interfaces if _exists(name)]
-        living = self._living()
-        # Open at once, but for a moment only: how long, is for the two armings that follow.
-        opened = dict.fromkeys(living, min([STAND_MS, *(self._left_ms(at) for at in living.values())]))
+        now = self._now()
+        living = {ip: at for ip, at in self._armed.items() if _left_ms(at, now) >= LEAST_LEFT_MS}
+        # Open at once, but for a moment only: how long, is for the two armings that follow. By the same reading of
+        # the clock: after another one it might be less than a jiffy, which is for ever.
+        opened = {ip: min(STAND_MS, _left_ms(at, now)) for ip, at in living.items()}
         self._nft.run(fence_rules.standing(self.table, self._cluster, there, self._heads, opened))
         self._standing = True
         for ip, error in self._arm_groups(living).items():
@@ -317,13 +319,6 @@ class Fence:
             self._rate_since = now
         return self._rate_ppm
 
-    def _living(self) -> dict[IPAddress, Instant]:
-        now = self._now()
-        return {ip: at for ip, at in self._armed.items() if at.left_ns(now) >= LEAST_LEFT_MS * NS_PER_MS}
-
-    def _left_ms(self, deadline: Instant) -> int:
-        return deadline.left_ns(self._now()) // NS_PER_MS
-
     def _elements(self, vips: Iterable[IPAddress], ranks: Iterable[str]) -> Elements:
         wanted: dict[SetName, list[bytes]] = {}
         for version in (4, 6):
@@ -333,6 +328,10 @@ class Fence:
                     for place in fence_rules.places(self.table, rank, version):
                         wanted[place] = heads
         return wanted
+
+
+def _left_ms(deadline: Instant, now: Instant) -> int:
+    return deadline.left_ns(now) // NS_PER_MS
 
 
 def _exists(interface: str) -> bool:

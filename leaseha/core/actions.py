@@ -230,7 +230,7 @@ def bind_again(draft: Draft, lease: str) -> str:
 
 
 def announce_again(draft: Draft, lease: str) -> None:
-    """A doubt (link up, foreign claim, heal): say once more who has the VIP. No transition."""
+    """A doubt (link up, heal): say once more who has the VIP. No transition."""
     if draft.leases[lease].doubt and sequence.finished(draft.leases[lease]):
         draft.update(lease, doubt="")
         sequence.go_up(draft, lease, only=("Announce",))

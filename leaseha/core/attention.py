@@ -3,7 +3,7 @@
 A lease is looked at when its own state changed, when a key of its was seen to change, when the moment has come that
 it named itself the last time (`alarm.of_lease`), or when something changed that every lease depends on. What may be
 forgotten here is found by looking at all of them each time: `machine.step(..., everything=True)` must come to
-the same, and the simulator checks that it does.
+the same, and the property tests check that it does.
 """
 
 from __future__ import annotations

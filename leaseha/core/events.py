@@ -134,7 +134,7 @@ class VipMissing:
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """A reason to announce again: link up, a foreign claim heard, a partition healed."""
+    """A reason to announce again: link up, a partition healed."""
 
     at: Instant
     lease: str

@@ -19,10 +19,10 @@ VAIN_MAX: Final = 2
 def serve_until(draft: Draft, lease: str) -> Instant | None:
     """Until when this node may serve the lease; None: not at all."""
     state = draft.leases[lease]
-    until = session.deadline_of(draft.session, draft.spec.drift_ppm)
-    if not state.mine or until is None or state.cover is None:
+    if not state.mine or state.cover is None:
         return None
-    return earliest(until, state.cover)
+    until = session.deadline_of(draft.session, draft.spec.drift_ppm)
+    return earliest(until, state.cover) if until is not None else None
 
 
 def mine(draft: Draft, lease: str) -> bool:
@@ -45,8 +45,19 @@ def letting_go(draft: Draft) -> bool:
     by = draft.node.stop_told_by
     if by is None:
         return False
+    if not draft.node.active or draft.session.phase is not Phase.LIVE or by.wait_over(draft.at):
+        return True
     told = records.node_key(draft.spec.node) not in draft.node.notes and not draft.republish
-    return told or not draft.node.active or draft.session.phase is not Phase.LIVE or by.wait_over(draft.at)
+    return told and _others_awake(draft)
+
+
+def _others_awake(draft: Draft) -> bool:
+    """Every living node has renewed since it was told: its next write, which takes over, has none to wait for."""
+    own = draft.view.nodes.get(draft.spec.node)
+    told_at = own.mod if own is not None else 0
+    others = (seen.record for node, seen in draft.view.nodes.items() if node != draft.spec.node)
+    sessions = (record.session for record in others if record is not None)
+    return all(draft.view.session(one).mod > told_at or placement.silent(draft, one) for one in sessions)
 
 
 def handed_to_me(draft: Draft, lease: str) -> bool:

@@ -16,8 +16,8 @@ from leaseha.core.deadline import Written
 from leaseha.core.records import Life, SessionRecord
 from leaseha.core.values import Head, Instant, KeyValue, Txn, changed
 
-PENDING_MAX = 32
-"""More unresolved writes than this, and the session is given up: etcd was away for over three ttls."""
+PENDING_MAX = 128
+"""More unresolved writes than this, and the session is given up: etcd was away for far longer than it elects."""
 
 
 class Phase(StrEnum):

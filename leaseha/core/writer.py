@@ -25,6 +25,9 @@ from leaseha.core.values import NS_PER_MS, Delete, Instant, Put, Txn, earliest
 
 ATTEMPT_NS = 300 * NS_PER_MS
 """The least time that one attempt is given to be answered."""
+SPREAD = 32
+"""Attempts without answer cover three ttls with so many of them; from then on they slowly become rarer, but never
+rarer than renewals: who is as fast as they when etcd is back keeps its lease (`taking.steady_at`)."""
 OPEN_RETRY_NS = 500 * NS_PER_MS
 NOTES_MAX = 20
 """Notes that ride along with one renewal at most (etcd allows 128 operations a transaction)."""
@@ -32,10 +35,11 @@ NOTES_MAX = 20
 
 def retry_ns(draft: Draft) -> int:
     """How long after the last sending the next attempt is due, with the outcome of the last still open."""
-    write = session.waiting(draft.session)
-    if write is None and draft.session.attempt < 3:
-        return draft.spec.renew_every_ns // 10
-    return max(draft.spec.renew_every_ns // 2, 3 * draft.session.ttl_ns // session.PENDING_MAX)
+    own, every_ns = draft.session, draft.spec.renew_every_ns
+    if session.waiting(own) is None and own.attempt < 3:
+        return every_ns // 10
+    tried_ns = own.sent_at.boot_ns - own.pending[0].sent_at.boot_ns if own.pending and own.sent_at else 0
+    return max(every_ns // 2, 3 * own.ttl_ns // SPREAD, min(tried_ns // SPREAD, every_ns))
 
 
 def standby_ttl_ns(draft: Draft) -> int:
@@ -66,8 +70,12 @@ def hurried(draft: Draft) -> bool:
 
 
 def _asked(draft: Draft) -> bool:
-    intents = draft.view.intents.values()
-    return any(seen.record is not None and not seen.record.answer for seen in intents)
+    """Someone asks for a move, and was not answered; what is for an older claim was, or will never be."""
+    for lease, seen in draft.view.intents.items():
+        record = seen.record
+        if record is not None and not record.answer and record.token == draft.view.claim(lease).mod:
+            return True
+    return False
 
 
 def alert_at(draft: Draft) -> Instant | None:

@@ -168,7 +168,12 @@ class Peering:
     def _tell_wants(self, stores: frozenset[str], why: str, number: int) -> None:
         log.warning("in-sync set wanted: %s (%s)", ", ".join(sorted(stores)), why)
         tenure = self.replicator.membership.tenure
-        told = {"stores": sorted(stores), "why": why, "number": number, "token": tenure.token if tenure else 0}
+        told = {
+            "stores": sorted(stores),
+            "why": why,
+            "number": number,
+            "token": tenure.token if tenure else 0,
+        }
         self._tell({"say": "wants", **told})
 
     def _tell_stale(self, why: str, highest: Mark) -> None:

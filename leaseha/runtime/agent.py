@@ -15,7 +15,7 @@ from leaseha.runtime.guarding import Guarding
 from leaseha.runtime.handover import Told
 from leaseha.runtime.story import Story
 
-SWITCH_S: Final = 0.0005
+SWITCH_S: Final = 0.0001
 """How long one thread computes while another waits to. Python's own 5 ms pass after each system call of the event loop
 while the fence's or the addresses' thread is at work, and the other way round: hundreds of them at a takeover.
 """

@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from leaseha import __version__
 from leaseha.adapters import clock, route
-from leaseha.adapters.announce import Announcer
-from leaseha.adapters.conflict import Claim, ConflictWatch
 from leaseha.adapters.link import AddressChange, Link, LinkWatch
 from leaseha.adapters.vip import VipBinder, cluster_tag
 from leaseha.config import Config, LeaseConfig, lease_spec, node_spec
@@ -34,6 +32,8 @@ from leaseha.runtime.handover import Told
 from leaseha.runtime.heir import Heir
 from leaseha.runtime.leader import LeaderKeeper, nodes_of
 from leaseha.runtime.lock import store_id
+from leaseha.runtime.neighbourhood import Neighbourhood
+from leaseha.runtime.proving import Verdict
 from leaseha.runtime.pump import Pump
 from leaseha.runtime.reach import Reach
 from leaseha.runtime.reload import Process, Reload
@@ -85,8 +85,7 @@ class Agent:
         self._tasks: set[asyncio.Task[None]] = set()
         self._gap = self._looking = False
         self._binders: dict[str, VipBinder] = {}
-        self._announcers: dict[str, Announcer] = {}
-        self._conflicts: list[ConflictWatch] = []
+        self._neighbours = Neighbourhood(lambda: self.pump.state, self._proven)
         self._services: dict[str, Service] = {}
         self._lease_of: dict[IPAddress, str] = {}
         self._repositories: dict[str, WarmRepository] = {}
@@ -116,9 +115,8 @@ class Agent:
             await self._heir.adopt(self._services, self._repositories)
             unready = await self._readiness()
             self.pump.state = self._heir.state(spec)
-            await self._status.listen_unix(config.runtime_dir / STATUS_SOCKET)
-            if config.status.listen is not None:
-                await self._status.listen_tcp(config.status.listen.host, config.status.listen.port)
+            place, held = config.runtime_dir / STATUS_SOCKET, bool(self._heir.held)
+            await self._status.listen(place, config.status.listen, tcp_needed=not held)
             self._catch_signals()
             self._heir.begin(self._executor, spec)
             self._watch_surroundings(store)
@@ -170,17 +168,17 @@ class Agent:
                 slack_ms=fencing.slack_ms,
                 most_past_ms=fencing.most_past_ms(self.config.session),
             )
-            self._announcers[interface] = Announcer(interface)
         parts = Parts(
             lease=lease.name,
             vips=tuple(vip.ip for vip in lease.vips),
             binder=self._binders[interface],
-            announcer=self._announcers[interface],
+            announcer=self._neighbours.announcer(interface),
             repository=self._make_repository(lease),
             port=lease.repository.port if lease.repository is not None else 0,
             guard=self._guard,
             fencing=self._fencing,
             tls=lease.repository is not None and lease.repository.door.cert is not None,
+            proof=self._neighbours.proof(lease, interface),
         )
         self._lease_of |= dict.fromkeys(parts.vips, lease.name)
         self._services[lease.name] = Service(parts, self._answered, self._lease_warning, self._vip_broken)
@@ -224,7 +222,9 @@ class Agent:
             self._beside(f"the look at the data directory of {lease}", keeping)
 
     async def _readiness(self) -> dict[str, str]:
-        """Why each lease's repository could not serve; empty if it could."""
+        """Why each lease's repository could not serve; empty if it could. What is held does not wait for that."""
+        if self._heir.held:
+            return self._heir.unready(self._repositories)
         tries = (repository.readiness() for repository in self._repositories.values())
         return dict(zip(self._repositories, await asyncio.gather(*tries), strict=True))
 
@@ -252,19 +252,7 @@ class Agent:
         if doors := [one.door for one in self._repositories.values() if one.door.wants_users]:
             self._beside("the look at the users", doors[0].feed(store, doors), vital=False)
         self._beside("the look at etcd's members", self._ask_members(store), vital=False)
-        for interface in self._binders:
-            watch = ConflictWatch(interface, self._claimed)
-            vips = [
-                ip
-                for s in self._services.values()
-                if s.parts.binder.interface == interface
-                for ip in s.parts.vips
-            ]
-            try:
-                watch.watch(vips)
-            except OperationalError as error:
-                _log.warning("foreign claims on VIPs of %s will not be noticed: %s", interface, error)
-            self._conflicts.append(watch)
+        self._neighbours.listen(self._services)
 
     def _beside(self, what: str, work: Coroutine[Any, Any, None], *, vital: bool = True) -> None:
         """Run something for as long as the agent runs."""
@@ -296,6 +284,9 @@ class Agent:
     def _health_changed(self, lease: str, penalty: int, ineligible: str) -> None:
         self.pump.give(events.HealthChanged(clock.now(), lease, penalty, ineligible))
 
+    def _proven(self, verdict: Verdict) -> None:
+        self._observer.proven(verdict)
+
     def _lease_warning(self, lease: str, text: str) -> None:
         _log.warning("%s", text, extra={"leaseha": {"lease": lease}})
 
@@ -305,6 +296,7 @@ class Agent:
     def on_link(self, link: Link) -> None:
         """A link was found or changed: carrier checks, and announcements when it comes back."""
         self._fencing.on_link(link.name, link.index)
+        self._neighbours.on_link(link.name, link.index)
         came_back = self._wellness.on_link(link)
         if came_back:
             self._doubt_all(link.name, f"link {link.name} is up again")
@@ -342,13 +334,6 @@ class Agent:
                     detail = f"{', '.join(str(ip) for ip in vips)} is not there or does not work"
                     self.pump.give(events.VipMissing(clock.now(), lease, detail))
 
-    def _claimed(self, claim: Claim) -> None:
-        name = self._lease_of.get(claim.ip, "")
-        if name and self._services[name].bound:
-            why = f"{claim.mac} claims {claim.ip}"
-            _log.warning("foreign claim heard: %s", why, extra={"leaseha": {"lease": name}})
-            self.pump.give(events.Doubt(clock.now(), name, why))
-
     def _doubt_all(self, interface: str, why: str) -> None:
         for name, service in self._services.items():
             if service.parts.binder.interface == interface:
@@ -374,6 +359,8 @@ class Agent:
             vips={lease.name: [str(vip) for vip in lease.vips] for lease in self.config.leases},
             checks=self._wellness.results(),
             replication={name: one.copies.status for name, one in self._repositories.items() if one.copies},
+            announced=self._neighbours.announced(),
+            foreign_claims=self._neighbours.contested(),
             etcd=self._leader.rows,
             etcd_leader=self._leader.told,
             urgency=self._urgency.told(self._guard.urgency),
@@ -407,6 +394,7 @@ class Agent:
         # Before the first transaction of a new session is sent: a guard that knows no session frees nothing.
         self._guard.session(self.pump.state.session.id)
         self._executor.execute(effect)
+        self._neighbours.executed(effect)
 
     def _stopped(self, failure: str) -> None:
         self._ended.failure = failure or self._ended.failure
@@ -426,12 +414,13 @@ class Agent:
                 await service.take_down()
             except (LeasehaError, OSError):
                 in_order = all_off = False
+        if in_order:
+            await self._urgency.end()
         if hasattr(self, "_executor"):
             await self._executor.settle(EXIT_SETTLE_S)
         for task in self._tasks:
             task.cancel()
-        for watch in self._conflicts:
-            watch.close()
+        self._neighbours.close()
         for repository in self._repositories.values():
             await repository.close()
         if hasattr(self, "_status"):
@@ -439,8 +428,6 @@ class Agent:
         await store.close()
         for binder in self._binders.values():
             binder.close()
-        for announcer in self._announcers.values():
-            announcer.close()
         await self._fencing.end(all_off=all_off)
         self._guard.bye() if in_order else self._guard.leave()
 

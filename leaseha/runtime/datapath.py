@@ -27,7 +27,7 @@ from leaseha.runtime.service import Service
 AT_ONCE_MAX: Final = 32
 """So many questions at a time, however many leases there are."""
 ROUND_S: Final = 5.0
-"""A round that takes longer is broken off; what it did not learn is not held against anyone."""
+"""A round that takes longer is broken off; what it learned counts, what it did not is not held against anyone."""
 
 _log = logging.getLogger("leaseha.health")
 
@@ -74,7 +74,9 @@ class DataPath:
         leases: Sequence[LeaseConfig],
         services: Mapping[str, Service],
         broken: Callable[[str, str], None],
+        round_s: float = ROUND_S,
     ) -> None:
+        self._round_s = round_s
         self._services = services
         self._broken = broken
         self._turns = asyncio.Semaphore(AT_ONCE_MAX)
@@ -95,52 +97,60 @@ class DataPath:
         while True:
             period = asyncio.create_task(asyncio.sleep(every_s))
             try:
-                await self._look(names)
+                await self.look(names)
                 await period
             finally:
                 period.cancel()
 
-    async def _look(self, names: list[str]) -> None:
+    async def look(self, names: list[str]) -> None:
         """Once at all of these."""
         served = [name for name in names if self._services[name].serving]
         wrong: dict[str, str] = {}
         try:
-            async with asyncio.timeout(ROUND_S):
-                wrong = await self._faults(served) if served else {}
-        except (OperationalError, TimeoutError) as error:
-            # The kernel was not asked, or did not answer: that says nothing about the path.
-            _log.warning(
-                "the data path could not be looked at: %s", str(error) or f"not within {ROUND_S:g} s"
-            )
-            served = []
+            async with asyncio.timeout(self._round_s):
+                await self._learn(served, wrong)
+        except TimeoutError:
+            _log.warning("the data path could not be looked at: not within %g s", self._round_s)
         at = clock.now()
         for name in names:
             verdict = self._verdicts[name]
             before = verdict.broken
             if not self._services[name].serving:
                 verdict.idle(at)
-            elif name in served:
-                verdict.served(wrong.get(name, ""), at)
+            elif name in wrong:
+                verdict.served(wrong[name], at)
             if bool(verdict.broken) != bool(before):
                 self._say(name, verdict)
                 self._broken(name, verdict.broken)
 
-    async def _faults(self, served: Sequence[str]) -> dict[str, str]:
-        """What is wrong, by lease; leases of which nothing is wrong are left out. Raises `OperationalError`."""
-        found: dict[str, str] = {}
+    async def _learn(self, served: Sequence[str], wrong: dict[str, str]) -> None:
+        """What is wrong, by lease, empty where nothing is; leases of which nothing was learned are left out."""
+        asked: list[str] = []
         for binder in {self._services[name].parts.binder for name in served}:
             mine = [name for name in served if self._services[name].parts.binder is binder]
             link = await CarrierProbe(binder.interface).ask()
-            missing = await binder.missing()
+            if link.healthy is False:
+                wrong |= dict.fromkeys(mine, link.detail)
+                continue
+            try:
+                missing = await binder.missing()
+            except OperationalError as error:
+                # The kernel was not asked, or did not answer: that says nothing about the path.
+                _log.warning("the data path of %s could not be looked at: %s", binder.interface, error)
+                continue
             for name in mine:
-                if link.healthy is False:
-                    found[name] = link.detail
-                elif name in missing:
+                if name in missing:
                     vips = ", ".join(str(ip) for ip in missing[name])
-                    found[name] = f"{vips} is not on {binder.interface}, or does not work"
-        asked = [name for name in served if name not in found and self._services[name].parts.repository]
-        said = await asyncio.gather(*(self._silent(name) for name in asked))
-        return found | {name: why for name, why in zip(asked, said, strict=True) if why}
+                    wrong[name] = f"{vips} is not on {binder.interface}, or does not work"
+                elif self._services[name].parts.repository is None:
+                    wrong[name] = ""
+                else:
+                    asked.append(name)
+        await asyncio.gather(*(self._listen_to(name, wrong) for name in asked))
+
+    async def _listen_to(self, name: str, wrong: dict[str, str]) -> None:
+        # Told at once: of hundreds that hang, those that were asked before the round was broken off count.
+        wrong[name] = await self._silent(name)
 
     async def _silent(self, name: str) -> str:
         """Why the lease's repository does not answer through its VIPs; empty if it does."""

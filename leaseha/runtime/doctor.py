@@ -9,16 +9,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from leaseha import connections
 from leaseha.adapters import clock, fence, route
-from leaseha.adapters.etcd import EtcdClient, MemberStatus, diverges, known_bad
+from leaseha.adapters.etcd import MemberStatus, diverges, known_bad
 from leaseha.config import Config, KeepAway
 from leaseha.core.records import NodeRecord, decode
 from leaseha.core.values import NS_PER_S
-from leaseha.errors import OperationalError
+from leaseha.errors import OperationalError, StoreError
 from leaseha.runtime import certificates, copying, guarding, leader, rights, urgency
 from leaseha.runtime.datadir import DataDirectory
 from leaseha.runtime.fencing import unfenced
 from leaseha.runtime.operator import ASK_TIMEOUT_S, etcd_of, looked
+from leaseha.runtime.severing import unsevered
 
 EVEN_NOTE = "an even number of members tolerates no more failures than one less"
 
@@ -32,7 +34,11 @@ class Finding:
 
 
 def examine(
-    config: Config, *, offline: bool, why_no_fence: Callable[[], str] = fence.available
+    config: Config,
+    *,
+    offline: bool,
+    why_no_fence: Callable[[], str] = fence.available,
+    why_unsevered: Callable[[], str] = connections.unsupported,
 ) -> list[Finding]:
     """Everything found, the grave first. Never raises for what it finds."""
     found = [Finding(grave=False, text=warning) for warning in config.warnings]
@@ -41,6 +47,8 @@ def examine(
     # An account that lacks rights was told so, and can try nothing.
     if not rights.lacking() and (why := why_no_fence()):
         found.append(Finding(grave=False, text=unfenced(config, why)))
+    elif why := why_unsevered():
+        found.append(Finding(grave=False, text=unsevered(why)))
     if config.session.ttl_ns < NS_PER_S:
         found += [Finding(grave=False, text=text) for text in _haste(config)]
     if not offline:
@@ -122,7 +130,9 @@ async def _cluster(config: Config) -> list[Finding]:
             members = await client.status()
             for member in members:
                 found += judge(member)
-            found += await _leader(config, client, members, leader.nodes_of(looked(config, head, keys)))
+            found += await leader_findings(
+                config, client, members, leader.nodes_of(looked(config, head, keys))
+            )
     except OperationalError as error:
         return [Finding(grave=True, text=f"etcd.endpoints: {error}")]
     if took_ms * 1e6 > config.session.ttl_ns / 4:
@@ -163,8 +173,8 @@ def judge(member: MemberStatus) -> list[Finding]:
     return found
 
 
-async def _leader(
-    config: Config, client: EtcdClient, members: tuple[MemberStatus, ...], nodes: leader.Nodes
+async def leader_findings(
+    config: Config, client: leader.Etcd, members: tuple[MemberStatus, ...], nodes: leader.Nodes
 ) -> list[Finding]:
     """What etcd's leader costs a takeover where it is now, and what `etcd.keep_leader_away` lacks."""
     found, keep = [], config.etcd.keep_leader_away
@@ -176,10 +186,19 @@ async def _leader(
             else "; the holder moves it before long"
         )
         found.append(Finding(grave=False, text=text + cure))
-    if keep is KeepAway.OWN and (key := await client.foreign_key(f"{config.etcd.prefix}/", ASK_TIMEOUT_S)):
-        text = f"etcd.keep_leader_away = true moves nothing: others use this etcd (it has the key {key[:80]})"
-        found.append(Finding(grave=False, text=text + '; "always" would'))
+    if keep is KeepAway.OWN and (why := await _others(config, client)):
+        text = f'etcd.keep_leader_away = true moves nothing: {why}; "always" would'
+        found.append(Finding(grave=False, text=text))
     return found
+
+
+async def _others(config: Config, client: leader.Etcd) -> str:
+    """Why etcd's leader is not for leaseha alone to move; empty if it is."""
+    try:
+        key = await client.foreign_key(f"{config.etcd.prefix}/", ASK_TIMEOUT_S)
+    except StoreError as error:  # a user with leaseha's role only may not look
+        return f"whether others use this etcd is unknown ({error})"
+    return f"others use this etcd (it has the key {key[:80]})" if key else ""
 
 
 def _against(config: Config, other: NodeRecord) -> list[Finding]:

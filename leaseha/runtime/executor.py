@@ -20,7 +20,7 @@ from leaseha.runtime.timers import Alarm
 
 READ_TIMEOUT_S: Final = 3.0
 GRANT_TIMEOUT_S: Final = 2.0
-TELL_S: Final = 0.003
+TELL_S: Final = 0.015
 """How long after the fact the log, the traces and the history on disk are told of it."""
 _log = logging.getLogger("leaseha.agent")
 Keys = tuple[Head, tuple[KeyValue, ...]]

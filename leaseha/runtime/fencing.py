@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from leaseha.adapters import route
@@ -18,6 +18,7 @@ from leaseha.config.durations import format_duration
 from leaseha.core.values import NS_PER_MS, NS_PER_S, Instant
 from leaseha.errors import FenceError
 from leaseha.runtime.renewing import Renewals
+from leaseha.runtime.severing import Severing
 
 if TYPE_CHECKING:
     from leaseha.adapters.rtnl import IPAddress
@@ -27,6 +28,9 @@ LAYER: Final = "kernel: nftables"
 LIFETIMES: Final = "kernel: address lifetimes"
 SHORT_TTL_PAST_MS: Final = 1000
 """How far the shortest lifetime may outlast the deadline of a ttl below 1 s: its margin without a fence is 2.3 s."""
+
+SEVERED_S: Final = 1.0
+"""How long the end of the process waits for the end of old connections."""
 
 _log = logging.getLogger("leaseha.agent")
 
@@ -81,6 +85,7 @@ class Fencing:
         """Why the last arming failed."""
         self.renewals = Renewals(self)
         """Of fence and address lifetimes, for all leases of the node."""
+        self._severing = Severing()
 
     @property
     def stands(self) -> bool:
@@ -146,6 +151,11 @@ class Fencing:
         if self._fence is not None:
             self._fence.close_soon(vips)
 
+    def off(self, lease: str, vips: Sequence[IPAddress], still: Callable[[], bool]) -> None:
+        """They are unbound, and closed: what is left of connections to them ends, a moment later (`Severing.off`)."""
+        if self._fence is not None:
+            self._severing.off(lease, vips, still)
+
     def on_link(self, name: str, index: int) -> None:
         """An interface was found: a new one under a known name has lost its hook."""
         if self._fence is None or self._indexes.get(name, index) == index:
@@ -164,6 +174,7 @@ class Fencing:
         """At the end of the process. `all_off`: no VIP is bound, so nothing needs a fence any more."""
         if self._fence is None:
             return
+        await self._severing.settle(SEVERED_S)  # while it is closed
         try:
             if all_off:
                 await self._fence.remove()

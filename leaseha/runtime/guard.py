@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from leaseha.connections import end, found, open_diag
 from leaseha.runtime.guard_etcd import NS_PER_MS, Closing, Gateway, Message
 from leaseha.runtime.guard_kernel import (
     DEATH_S,
@@ -141,13 +142,16 @@ class Charge:
             return None
         return Closing(self.gateway, self.told["prefix"], self.session, self.told["leases"])
 
-    def unbind(self) -> None:
-        """Addresses off, proven. Raises Unknown, OSError."""
-        vips = {
+    def vips(self) -> dict[bytes, str]:
+        """All that may be bound (packed), and on which interface."""
+        return {
             socket.inet_pton(socket.AF_INET6 if ":" in ip else socket.AF_INET, ip): interface
             for ip, interface in self.told.get("vips", {}).items()
         }
-        if vips:
+
+    def unbind(self) -> None:
+        """Addresses off, proven. Raises Unknown, OSError."""
+        if vips := self.vips():
             unbind(vips, self.told["tag"])
 
 
@@ -295,6 +299,7 @@ class Guard:
         all_ms = (time.monotonic_ns() - began_ns) / NS_PER_MS
         text = f"{why}; everything is off, {said} (off after {off_ms:.1f} ms, written after {all_ms:.1f} ms)"
         self.log.say("warning", text)
+        self._sever()  # last: others wait for what is written, and nobody for this
 
     def _take_down(self) -> str:
         """Everything off, whatever of it fails; the first thing that is not proven, empty if all is."""
@@ -337,6 +342,16 @@ class Guard:
                 select.select([], [], [], PAUSE_S)
             else:
                 return
+
+    def _sever(self) -> None:
+        """End old connections to what is off: a fence is closed, so that no reset of theirs reaches the wire."""
+        if not self.charge.told.get("close_commands"):
+            return
+        try:
+            with open_diag() as kernel:
+                end(kernel, found(kernel, self.charge.vips()))
+        except OSError:
+            return  # the agent said, if the kernel cannot; and nothing hangs on it but their processes' patience
 
     def _end_children(self) -> None:
         kill_all(self.charge.told["mark"], self._group)

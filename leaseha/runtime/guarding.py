@@ -272,6 +272,7 @@ class Guarding:
             if self._loop is not None:
                 self._loop.remove_reader(channel)
             channel.detach()  # open until the process ends: the guard goes by that
+        self._loop = None  # where one was lost a moment ago, no other begins any more
 
     def _arming(self, leases: Sequence[str], deadline: Instant) -> Message:
         # The trace that the end of this holdership is, whoever tells of it.

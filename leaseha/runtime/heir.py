@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final
 
@@ -80,6 +80,15 @@ class Heir:
         return service.parts.port == port and set(service.parts.vips) == set(
             self.held.get(service.parts.lease, ())
         )
+
+    def unready(self, leases: Iterable[str]) -> dict[str, str]:
+        """Why a lease's repository could not serve, before anyone has looked: to start one takes longer than there is.
+
+        Nothing renews meanwhile. One that was not handed over is started in a moment, and no candidate until then.
+        """
+        told = self._told.repositories if self._told is not None else ()
+        known = self.held.keys() | {one.lease for one in told}
+        return {lease: "" if lease in known else "its repository is yet to be started" for lease in leases}
 
     def state(self, spec: NodeSpec) -> NodeState:
         """With which the core begins."""

@@ -92,14 +92,22 @@ def reload(config: Config, path: Path, *, upgrade: bool) -> dict[str, Any]:
     try:
         connection.request("POST", "/reload", json.dumps({"upgrade": upgrade, "config": str(path.resolve())}))
         response = connection.getresponse()
-        found = json.loads(response.read())
-    except (OSError, http.client.HTTPException, ValueError) as error:
+        body = response.read()
+    except TimeoutError:
+        raise OperationalError(
+            f"the agent has not said within {RELOAD_S:g} s how the reload went: its log will"
+        ) from None
+    except (OSError, http.client.HTTPException) as error:
         raise OperationalError(
             f"the agent ended before it said how the reload went ({error}): "
             "its log says why, and `leaseha status` who holds what"
         ) from error
     finally:
         connection.close()
+    if response.headers.get_content_type() != "application/json":
+        said = body.decode(errors="replace").strip()
+        raise OperationalError(f"the agent that runs knows of no such reload ({said}): restart it")
+    found = json.loads(body)
     if not found["ok"]:
         kind = UsageError if found["exit"] == UsageError.exit_code else OperationalError
         raise kind(found["error"])

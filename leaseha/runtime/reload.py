@@ -81,12 +81,16 @@ class Tried:
     etcd: str
     """Why etcd does not answer; empty if it does."""
     took_ns: int
+    cluster_id: int = 0
+    """Of the etcd that answers; 0: none does."""
 
 
-def check(tried: Tried, config: Config, *, upgrade: bool, held: bool, fenced: bool) -> None:
+def check(
+    tried: Tried, config: Config, *, upgrade: bool, held: bool, fenced: bool, cluster_id: int = 0
+) -> None:
     """Whether the program that runs under `config` can become this one. Raises `UsageError`, `OperationalError`.
 
-    `held`: it serves something; `fenced`: the kernel fence of milliseconds stands.
+    `held`: it serves something; `fenced`: the kernel fence of milliseconds stands; `cluster_id`: of its etcd.
     """
     changed = [
         f"{key} = {tried.constants.get(key, '')}: this agent runs with {value}, and cannot change that while it lives: "
@@ -96,6 +100,12 @@ def check(tried: Tried, config: Config, *, upgrade: bool, held: bool, fenced: bo
     ]
     if changed:
         raise UsageError("\n".join(changed))
+    if tried.cluster_id and cluster_id and tried.cluster_id != cluster_id:
+        # To the core another cluster is an etcd that went back in time: it would drop everything.
+        raise UsageError(
+            "etcd.endpoints are those of another etcd, which knows nothing of what is held here: stop the agents of "
+            "all nodes, and start them with the new configuration"
+        )
     if tried.version != __version__ and not upgrade:
         raise OperationalError(
             f"leaseha {tried.version} is installed, {__version__} runs: `leaseha reload --exec` upgrades"
@@ -140,13 +150,13 @@ class Reload:
         retired: Sequence[str] = ()
         try:
             tried = await _tried(self._process.path)
-            fenced = self._process.fencing.stands
-            check(tried, self._config, upgrade=upgrade, held=bool(self._held()), fenced=fenced)
+            self.judge(tried, upgrade=upgrade)
             retired = self._without_place(tried)
             await self._let_go(retired)
             await self._make_time()
             with Heard() as heard:
                 self._process.pump.freeze()
+                self.judge_again(tried, upgrade=upgrade)
                 await self._replace(tried, reply, heard, upgrade=upgrade)
         except Exception as error:  # noqa: BLE001 - whatever it is, the program that runs goes on, and is not left frozen
             expected = isinstance(error, LeasehaError | OSError)
@@ -164,6 +174,18 @@ class Reload:
 
     def _held(self) -> list[str]:
         return [name for name, state in self._state().leases.items() if state.mine]
+
+    def judge(self, tried: Tried, *, upgrade: bool) -> None:
+        """`check`, of the node as it is now."""
+        held, fenced = bool(self._held()), self._process.fencing.stands
+        cluster_id = self._state().head.cluster_id
+        check(tried, self._config, upgrade=upgrade, held=held, fenced=fenced, cluster_id=cluster_id)
+
+    def judge_again(self, tried: Tried, *, upgrade: bool) -> None:
+        """The same when all that has no place was let go: a lease may have come meanwhile."""
+        self.judge(tried, upgrade=upgrade)
+        if came := [lease for lease in self._without_place(tried) if lease in self._held()]:
+            raise OperationalError(f"{', '.join(came)} came here meanwhile, to be let go first: try again")
 
     def _without_place(self, tried: Tried) -> list[str]:
         """Leases that the new program cannot go on with: gone, on another interface, or with a VIP less."""
@@ -207,7 +229,11 @@ class Reload:
 
         patience_s = CALM_S if self._held() else IDLE_CALM_S
         if not await _until(ready, patience_s) and not handover.nothing_held(self._state()):
-            why = handover.not_calm(self._state()) or "its deadlines could not be moved far enough"
+            why = handover.not_calm(self._state()) or (
+                "its deadlines could not be moved far enough"
+                if self._process.told_all()
+                else "log and history could not be written out"
+            )
             raise OperationalError(f"no moment to be replaced in within {patience_s:g} s: {why}")
 
     async def _replace(self, tried: Tried, reply: Reply, heard: Heard, *, upgrade: bool) -> None:
@@ -215,9 +241,11 @@ class Reload:
         process, state = self._process, self._state()
         frozen_at = clock.now()
         core = handover.take(state)
-        settled = [await service.settle(SETTLE_S) for service in process.services.values()]
-        if not all(settled):
-            raise OperationalError("the kernel does not answer")
+        for service in process.services.values():
+            if not await service.settle(
+                SETTLE_S
+            ):  # the first that waits in vain ends it: nothing is decided meanwhile
+                raise OperationalError("the kernel does not answer")
         repositories = await self._repositories()
         left_ns = handover.left_ns(state, clock.now())
         if left_ns is not None and left_ns < self._config.session.ttl_max_ns * LOAD_PART:
@@ -321,4 +349,5 @@ async def _tried(path: Path) -> Tried:
         fence=world["fence"],
         etcd=world["etcd"],
         took_ns=took_ns,
+        cluster_id=world["cluster_id"],
     )

@@ -9,13 +9,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from leaseha.core.values import Instant
 from leaseha.errors import FenceError, OperationalError, fault
 
 if TYPE_CHECKING:
     from leaseha.adapters.rtnl import IPAddress
+
+
+TAKE_DOWN_FIRST_S: Final = 0.001
+"""What the same step takes down must not wait behind renewals; those have most of a ttl."""
 
 
 class Lifetimes(Protocol):
@@ -65,6 +69,7 @@ class Renewals:
 
     async def _work(self) -> None:
         while self._due:
+            await asyncio.sleep(TAKE_DOWN_FIRST_S)
             due, self._due = self._due, {}
             told = {one.lease: at for one in due.values() if (at := one.until()) is not None}
             try:
@@ -84,7 +89,7 @@ class Renewals:
                     errors[lease] = bad
         places: dict[Lifetimes, dict[str, Instant]] = {}
         for lease, one in due.items():
-            if lease not in errors:
+            if lease not in errors and one.until() is not None:  # taken down while the fence was asked
                 places.setdefault(one.lifetimes, {})[lease] = told[lease]
         for lifetimes, leases in places.items():
             errors |= await lifetimes.renew_all(leases)

@@ -36,6 +36,10 @@ class Surroundings:
     checks: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     replication: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """By lease, what the process of a holder says of its copies."""
+    announced: dict[str, dict[str, Any] | None] = field(default_factory=dict)
+    """What came of the announcements of leases that are served here (leaseha.runtime.proving)."""
+    foreign_claims: dict[str, dict[str, Any] | None] = field(default_factory=dict)
+    """What others claimed of VIPs that were bound here (leaseha.runtime.defending)."""
     etcd: list[dict[str, Any]] = field(default_factory=list)
     etcd_leader: dict[str, Any] | None = None
     """Where etcd's leader is (leaseha.runtime.leader); None before etcd was asked."""
@@ -110,6 +114,8 @@ def _lease(draft: Draft, name: str, around: Surroundings) -> dict[str, Any]:
         "role": state.role.value if around.source == "agent" else None,
         "deadline_left_s": _s(until.left_ns(draft.at)) if until is not None else None,
         "vips": around.vips.get(name, []),
+        "announced": around.announced.get(name),
+        "foreign_claims": around.foreign_claims.get(name),
         "checks": around.checks.get(name, []),
         "in_sync": copying.nodes_in_sync(draft, name),
         "replication": copying.of_lease(draft, name, around.replication.get(name, {})),

@@ -23,8 +23,10 @@ from leaseha.runtime.datadir import DataDirectory
 from leaseha.runtime.handover import RepositoryTold
 from leaseha.runtime.users import DoorTeller, options_of
 
-PULSE_S: Final = 2.0
+PULSE_S: Final = 0.5
 """How often a serving process is asked for a sign of life."""
+PAUSE_PULSES: Final = 4
+"""So many pulses without a byte make a pause in what clients stream."""
 LOOK_EVERY_S: Final = 2.0
 """How often the data directory is looked at while all is well."""
 AGAIN_S: Final = (1.0, 2.0, 4.0, 8.0, 15.0)
@@ -37,7 +39,7 @@ _log = logging.getLogger("leaseha.repository")
 class WarmRepository:
     """`failed(why)` is called when it stopped serving without being asked: it died, or its disk refused.
 
-    `busy(whether)` is called when clients begin to stream to or from it, and when they have paused for a pulse.
+    `busy(whether)` is called when clients begin to stream to or from it, and when they have paused for a while.
     """
 
     def __init__(
@@ -224,12 +226,13 @@ class WarmRepository:
     async def _feel_pulse(self) -> None:
         """A process that hangs is as bad as a dead one: it is killed when it does not answer, and that is told."""
         with contextlib.suppress(RepositoryError):
-            status = await self._process.status()
+            status, still = await self._process.status(), PAUSE_PULSES
             while self._serving:
                 await asyncio.sleep(PULSE_S)
                 before, status = status, await self._process.status()
                 self._note_copies(status.replication)
-                self._note_busy(status.busy > 0 or status.bytes_in != before.bytes_in)
+                still = 0 if status.busy or status.bytes_in != before.bytes_in else still + 1
+                self._note_busy(still < PAUSE_PULSES)
 
     def _note_copies(self, status: Mapping[str, Any]) -> None:
         if self.copies is not None:

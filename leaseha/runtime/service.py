@@ -31,11 +31,10 @@ if TYPE_CHECKING:
     from leaseha.adapters.rtnl import IPAddress
     from leaseha.adapters.vip import VipBinder
     from leaseha.runtime.fencing import Fencing
+    from leaseha.runtime.proving import Proof
 
 BIND_TIMES: Final = 3
 TOO_LATE: Final = (FenceDeadline, DeadlinePassed, TooLittleLeft)
-AGAIN_S: Final = (0.05, 0.2, 1.0, 3.0, 8.0)
-"""When announcements are repeated after the first burst, s."""
 
 
 class Repository(Protocol):
@@ -78,6 +77,7 @@ class Parts:
     fencing: Fencing
     tls: bool = False
     """The repository's port speaks TLS."""
+    proof: Proof | None = None
 
 
 class Service:
@@ -101,6 +101,8 @@ class Service:
         self._armed = False
         """The guard knows of it."""
         self._token = 0
+        self._bound_at: Instant | None = None
+        """Bound, and not announced yet."""
         self._answered = answered
         self._warn = warn
         self._broken = broken
@@ -194,7 +196,7 @@ class Service:
                 raise error
             # Among hundreds its turn may come when the word that it came with is over, and a newer one is known.
             until = self._until(newest)
-        self.bound = True
+        self.bound, self._bound_at = True, clock.now()
         if self.deadline is not None and self.deadline != until:  # moved on while the kernel was asked
             self.parts.fencing.renewals.soon(self._renewal)
 
@@ -235,14 +237,14 @@ class Service:
             raise OperationalError("the deadline passed before it could be announced")
         self.serving = True
         loop = asyncio.get_running_loop()
-        self._repeating = loop.create_task(self._repeat())
+        if self.parts.proof is not None:
+            self._repeating = loop.create_task(self._repeat(self.parts.proof, effect.trace, self._bound_at))
+        self._bound_at = None
         self._asking = loop.create_task(self._ask(effect.serial))
 
-    async def _repeat(self) -> None:
+    async def _repeat(self, proof: Proof, trace: str, since: Instant | None) -> None:
         try:
-            await self.parts.announcer.announce(
-                self.parts.vips, lambda: self.deadline if self.bound else None, AGAIN_S
-            )
+            await proof.run(trace, since, lambda: self.deadline if self.bound else None)
         except OperationalError as error:
             self._warn(self.parts.lease, f"announcement not repeated: {error}")
 
@@ -269,7 +271,7 @@ class Service:
         try:
             # The fence closes first, but a stalled one must not keep the address up.
             async with asyncio.TaskGroup() as both:
-                both.create_task(self._close())
+                closed = both.create_task(self._close())
                 both.create_task(self.parts.binder.unbind(self.parts.lease, self.parts.vips))
         except* OperationalError as errors:
             raise OperationalError(str(errors.exceptions[0])) from errors
@@ -277,13 +279,18 @@ class Service:
             # Also when the kernel refused: that was told, and this process is not late with it.
             self._armed = False
             self.parts.guard.disarm(self.parts.lease)
+        if closed.result():
+            self.parts.fencing.off(self.parts.lease, self.parts.vips, lambda: self.deadline is None)
 
-    async def _close(self) -> None:
+    async def _close(self) -> bool:
+        """True unless a fence may still be open."""
         try:
             await self.parts.fencing.close(self.parts.vips)
         except FenceError as error:
             # It ends by itself; and what is unbound answers nobody.
             self._warn(self.parts.lease, f"fence not closed before its end: {error}")
+            return False
+        return True
 
     def _quiet(self) -> None:
         """End what runs beside: repeated announcements, the question for the first answer."""

@@ -11,11 +11,11 @@ from leaseha.runtime import copying
 
 
 def status(found: dict[str, Any]) -> str:
-    """The status document as text."""
+    """The status document as text; also that of an agent which is older than this program, and tells less."""
     lines = [f"cluster {found['cluster']}, {_source(found)}"]
     for name, lease in found["leases"].items():
         lines += ["", *_lease(name, lease)]
-    lines += ["", *_etcd(found["etcd"]), *_leader(found["etcd_leader"])]
+    lines += ["", *_etcd(found["etcd"]), *_leader(found.get("etcd_leader"))]
     return "\n".join(lines)
 
 
@@ -25,7 +25,9 @@ def _source(found: dict[str, Any]) -> str:
     left = found["session"]["deadline_left_s"]
     proven = f"proven for {left:.1f} s" if left is not None and left > 0 else "not proven"
     layers = ", ".join(found["fence_layers"])
-    return f"as node {found['node']} sees it (session {proven}; fence: {layers}){_urgency(found['urgency'])}"
+    return (
+        f"as node {found['node']} sees it (session {proven}; fence: {layers}){_urgency(found.get('urgency'))}"
+    )
 
 
 def _urgency(urgency: dict[str, Any] | None) -> str:
@@ -50,6 +52,11 @@ def _lease(name: str, lease: dict[str, Any]) -> list[str]:
     if lease["deadline_left_s"] is not None:
         facts.append(f"deadline in {lease['deadline_left_s']:.1f} s")
     lines = [f"lease {name}: {holder}", f"  {', '.join(facts)}", f"  VIPs {', '.join(lease['vips'])}"]
+    if lease["announced"] is not None:
+        lines.append(f"  announced: {_announced(lease['announced'])}")
+    if (claims := lease["foreign_claims"]) is not None:
+        counts = f"heard {claims['heard']} times, defended {claims['defended']} times"
+        lines.append(f"  foreign claims: {counts}; the last: {claims['last']}")
     if lease["reason"]:
         lines.append(f"  moved because: {lease['reason']}")
     if lease.get("replication"):
@@ -67,12 +74,19 @@ def _lease(name: str, lease: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _announced(told: dict[str, Any]) -> str:
+    if told["proven"]:
+        left = f" (nobody to ask about {', '.join(told['nobody_to_ask'])})" if told["nobody_to_ask"] else ""
+        return f"proven by {told['by']} after {told['after_ms']:.0f} ms{left}"
+    return f"unproven (asked {', '.join(told['asked'])})" if told["asked"] else "unproven (nobody to ask)"
+
+
 def _etcd(members: Sequence[dict[str, Any]]) -> list[str]:
     if not members:
         return ["etcd: not asked yet"]
     return [
         f"etcd {one['endpoint']}: {one['version'] or '?'}"
-        + (f", on {one['node']}" if one["node"] else "")
+        + (f", on {one['node']}" if one.get("node") else "")
         + (", leader" if one["leader"] else "")
         + (f", TROUBLE: {one['trouble']}" if one["trouble"] else "")
         for one in members

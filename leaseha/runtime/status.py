@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import socket
 import struct
@@ -20,6 +21,7 @@ from typing import Any, Final, Protocol
 
 import h11
 
+from leaseha.config.model import HostPort
 from leaseha.errors import OperationalError
 from leaseha.runtime.reply import Reply, kept, refusal
 
@@ -41,6 +43,9 @@ class Answers:
     """The holder of a lease; empty: none; None: there is no such lease."""
 
 
+_log = logging.getLogger("leaseha.agent")
+
+
 class Reload(Protocol):
     """Begins a reload, and returns."""
 
@@ -56,6 +61,18 @@ class StatusServer:
         self._reload = reload
         self._servers: list[asyncio.Server] = []
         self._open = 0
+
+    async def listen(self, path: Path, tcp: HostPort | None, *, tcp_needed: bool) -> None:
+        """On both. `tcp_needed` False: a port that is taken is logged, and lived without. Raises `OperationalError`."""
+        await self.listen_unix(path)
+        if tcp is None:
+            return
+        try:
+            await self.listen_tcp(tcp.host, tcp.port)
+        except OperationalError as error:
+            if tcp_needed:
+                raise
+            _log.error("%s", error)  # what is held is not let go for it
 
     async def listen_unix(self, path: Path) -> None:
         """Listen on a unix socket, instead of whoever left one there. Raises `OperationalError`."""

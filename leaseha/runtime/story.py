@@ -17,6 +17,7 @@ from leaseha.config import Config
 from leaseha.core.effects import Commit, MoveEnded, Transitioned, Warned
 from leaseha.core.values import Instant, Outcome
 from leaseha.runtime.lane import LaneEffect
+from leaseha.runtime.proving import Verdict
 
 _log = logging.getLogger("leaseha.history")
 
@@ -66,6 +67,12 @@ class Story:
         """The service answers here: the move's root span, its line in the log, its line on disk."""
         self._moves.move_ended(effect)
         self._history.offer(effect.history)
+
+    def proven(self, verdict: Verdict) -> None:
+        """A neighbour has confirmed where the VIPs are, or nobody who was asked has."""
+        by = str(verdict.by) if verdict.by is not None else ""
+        asked = [str(one) for one in verdict.asked]
+        self._moves.proven(verdict.lease, verdict.trace, verdict.since, verdict.at, by, asked)
 
     def warned(self, effect: Warned) -> None:
         """Something that an operator should know."""

@@ -3,8 +3,8 @@
     python -P -m leaseha.runtime.trial --config FILE
 
 Loads all that an agent loads, and the configuration; prints one line of JSON when that is done (so whoever waits knows
-how long it takes), and another that says whether a fence can stand, and whether etcd answers under it. Exit 2, and the
-fault on standard error, if the configuration is refused. Changes nothing.
+how long it takes), and another that says whether a fence can stand, and which etcd answers, if one does. Exit 2,
+and the fault on standard error, if the configuration is refused. Changes nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from leaseha.config import Config, format_duration, parse
 from leaseha.config.files import read_config
 from leaseha.config.source import LARGEST_FILE
 from leaseha.core.values import NS_PER_S
-from leaseha.errors import LeasehaError, OperationalError
+from leaseha.errors import LeasehaError, StoreDenied, StoreUnavailable
 from leaseha.runtime.fencing import interface_of
 from leaseha.runtime.handover import FORMAT
 
@@ -56,15 +56,16 @@ def places(config: Config) -> dict[str, dict[str, Any]]:
     }
 
 
-async def _etcd(config: Config) -> str:
+async def _etcd(config: Config) -> dict[str, Any]:
+    """Why etcd does not answer, and its cluster's id. Raises `StoreError` where no agent could start."""
     from leaseha.runtime import operator
 
     try:
         async with operator.etcd_of(config) as client:
-            await client.read_all(ETCD_S)
-    except OperationalError as error:
-        return str(error)
-    return ""
+            head = await client.read_head(ETCD_S)
+    except (StoreUnavailable, StoreDenied) as error:
+        return {"etcd": str(error), "cluster_id": 0}
+    return {"etcd": "", "cluster_id": head.cluster_id}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -83,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cpu_ns = int((used.ru_utime + used.ru_stime) * NS_PER_S)
         found = {"format": FORMAT, "version": __version__, "text": text, "cpu_ns": cpu_ns}
         _say({**found, "constants": constants(config), "leases": places(config)})
-        _say({"fence": available(), "etcd": asyncio.run(_etcd(config))})
+        _say({"fence": available(), **asyncio.run(_etcd(config))})
     except LeasehaError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code

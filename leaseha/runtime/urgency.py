@@ -9,7 +9,6 @@ import asyncio
 import gc
 import logging
 import signal
-import sys
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -24,8 +23,8 @@ LOOK_EVERY_S: Final = 1.0
 """How often threads are looked for that libraries have started."""
 SETTLED_S: Final = 10.0
 """What is loaded beside the start (the exporter of traces) is there by then: frozen, too."""
-SWITCH_S: Final = 0.001
-"""How long a thread that computes may keep the interpreter from one that waits for it; Python's own is 5 ms."""
+TAKER_FIRST_S: Final = 0.1
+"""What is left to end waits for so long for whoever takes over, who may share the machine or etcd's disk with us."""
 COLLECT_AT: Final = (5_000, 20, 20)
 """New objects before the youngest are looked at, such looks before the middle ones, and such before all."""
 
@@ -44,7 +43,6 @@ class Urgency:
 
     def begin(self) -> None:
         """Ask for everything; from the main thread, once everything is loaded and before anything is held."""
-        sys.setswitchinterval(SWITCH_S)
         # Whoever computes for so long without a pause is told so in this thread, whichever it was. To be loaded in
         # place of the program before may have taken longer.
         signal.sigtimedwait({signal.SIGXCPU}, 0)
@@ -59,6 +57,11 @@ class Urgency:
         asyncio.get_running_loop().call_later(SETTLED_S, gc.freeze)
         self._keep()
         _log.info("%s", self.sentence())
+
+    async def end(self) -> None:
+        """Nothing is held any more, and the process ends."""
+        scheduling.lower_process()
+        await asyncio.sleep(TAKER_FIRST_S)
 
     def watching(self, observer: Observer, state: Callable[[], NodeState]) -> tuple[Observer, Timekeeper]:
         """Who is told of everything, and says who was late at a deadline; and who notes how late things were."""

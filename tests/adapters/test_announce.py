@@ -1,6 +1,5 @@
 """Announcements: their bytes, what a neighbour's kernel makes of them, and that none comes too late."""
 
-import asyncio
 import itertools
 import os
 import signal
@@ -16,7 +15,6 @@ from pyroute2 import IPRoute
 from leaseha.adapters import clock
 from leaseha.adapters.announce import (
     ARP_REPLY,
-    SCHEDULE_S,
     Announcer,
     Sent,
     frames_for,
@@ -68,13 +66,6 @@ def test_a_frame_is_what_the_rfc_says_to_the_bit(frame, expected):
 def test_the_checksum_is_that_of_rfc_1071s_example():
     assert internet_checksum(bytes.fromhex("0001f203f4f5f6f7")) == 0xFFFF - 0xDDF2
     assert internet_checksum(b"\xff") == 0x00FF
-
-
-def test_announcements_are_repeated_for_seconds_and_then_end():
-    assert SCHEDULE_S[0] == 0
-    assert list(SCHEDULE_S) == sorted(SCHEDULE_S)
-    assert len(SCHEDULE_S) >= 4
-    assert SCHEDULE_S[-1] <= 10
 
 
 class Ear:
@@ -155,25 +146,16 @@ def test_either_form_of_gratuitous_arp_suffices_for_linux(wire, form):
 
 
 @pytest.mark.netns
-async def test_the_schedule_is_kept_and_each_burst_has_every_vip(announcer, ear):
-    sent = await announcer.announce([V4, V6], lambda: in_s(5), schedule_s=(0, 0.02, 0.05))
-    assert sent == Sent(frames=9)
+async def test_each_burst_has_every_vip(announcer, ear):
+    for _ in range(3):
+        assert await announcer.burst([V4, V6], lambda: in_s(5)) == Sent(frames=3)
     assert len(ear.waiting()) == 9
-
-
-@pytest.mark.netns
-async def test_announcing_can_be_cancelled_between_two_bursts(announcer, ear):
-    task = asyncio.create_task(announcer.announce([V4], lambda: in_s(60), schedule_s=(0, 30)))
-    await asyncio.to_thread(ear.first)
-    task.cancel()
-    await asyncio.wait({task})
-    assert task.cancelled()
 
 
 @pytest.mark.netns
 @pytest.mark.parametrize("until", [lambda: in_s(-0.001), lambda: None], ids=["passed", "not held any more"])
 async def test_nothing_is_sent_past_the_deadline(announcer, ear, until):
-    assert await announcer.announce([V4, V6], until) == Sent(late=3)
+    assert await announcer.burst([V4, V6], until) == Sent(late=3)
     assert ear.waiting() == []
 
 
@@ -188,7 +170,8 @@ async def test_the_clock_is_read_before_each_frame_and_either_clock_ends_the_bur
         return Instant(start.boot_ns + late * clocks[0], start.raw_ns + late * clocks[1])
 
     announcer = Announcer(HERE, now=now)
-    sent = await announcer.announce([V4, V6], lambda: start.plus(10**9), schedule_s=(0, 0, 0))
+    sent = await announcer.burst([V4, V6], lambda: start.plus(10**9))
+    sent += await announcer.burst([V4, V6], lambda: start.plus(10**9))
     announcer.close()
     assert sent == Sent(frames=4, late=2)
     assert len(ear.waiting()) == 4
@@ -211,7 +194,11 @@ def test_a_holder_that_is_frozen_in_its_burst_and_woken_sends_no_frame_more(wire
         f"deadline = Instant({deadline.boot_ns}, {deadline.raw_ns})\n"
         f"announcer = Announcer({HERE!r})\n"
         f"vips = [ip_address('{V4}'), ip_address('{V6}')] * 50\n"
-        "print(asyncio.run(announcer.announce(vips, lambda: deadline, [n / 1000 for n in range(100_000)])))\n"
+        "async def announce():\n"
+        "    while not (sent := await announcer.burst(vips, lambda: deadline)).late:\n"
+        "        await asyncio.sleep(0.001)\n"
+        "    return sent\n"
+        "print(asyncio.run(announce()))\n"
     )
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     try:

@@ -135,7 +135,7 @@ async def test_what_is_listened_for_can_change_and_end(wire, claims):
     watch.watch([])
     claim_there(wire, V4, V6)
     assert claims == [Claim(V6, THERE_MAC)]
-    assert watch._sockets == {}
+    assert watch._ears == {}
     watch.close()
 
 

@@ -4,7 +4,9 @@ import asyncio
 
 import pytest
 
+from leaseha.adapters import clock
 from leaseha.adapters.fence import Fence
+from leaseha.core.values import NS_PER_MS
 from tests.adapters.asking import ping, pinging
 from tests.adapters.test_fence import BOTH, OTHER, V4, V6
 from tests.adapters.wire import HERE, in_s, until
@@ -34,3 +36,21 @@ async def test_a_fence_that_another_process_takes_over_loses_no_packet_and_ends_
     await until(lambda: not wire.there(lambda: ping(V4, 1)), 5, "it is closed after its deadline")
     await old.remove()
     old.end()
+
+
+async def test_a_freeze_while_the_fence_is_put_up_leaves_nothing_open(wire, binder, warned):
+    frozen_ms = 0
+
+    def now():
+        nonlocal frozen_ms
+        frozen_ms += 150
+        return clock.now().plus(frozen_ms * NS_PER_MS)
+
+    fence = Fence("cluster-a", [HERE], BOTH, warn=warned.append, now=now)
+    await binder.bind("backups", BOTH, in_s(60))
+    await fence.stand({V4: clock.now().plus(400 * NS_PER_MS)})
+
+    assert [text for text in warned if "is closed" in text]
+    assert not await asyncio.to_thread(lambda: wire.there(lambda: ping(V4, 1)))
+    await fence.remove()
+    fence.end()

@@ -101,6 +101,21 @@ def test_a_holder_serves_on_where_the_target_died_a_moment_ago_and_says_why() ->
     assert "silent" in answered.answer
 
 
+def test_a_standby_rests_again_when_what_was_asked_for_is_done() -> None:
+    """The intent of a failback stands for as long as its asker lives, and is for a claim that stands no more."""
+    lease = LeaseSpec("l", {"a": 100, "b": 50}, digest="v.x", hold_down_ns=NS_PER_S)
+    world = quick(lease)
+    world.give("a", events.HealthChanged(world.now(), "l", 0, "no gateway"))
+    world.run(1)
+    assert world.role("b") is Role.HOLDER
+    world.give("a", events.HealthChanged(world.now(), "l", 0, ""))
+    world.run(3)
+    assert world.role("a") is Role.HOLDER
+    assert records.intent_key("l") in world.etcd.keys
+
+    assert len(sent(world, "b", 3)) <= 8
+
+
 def test_others_are_told_of_a_stop_before_anything_goes_down() -> None:
     """The one that takes over is awake by then."""
     world = quick()
@@ -121,6 +136,34 @@ def test_others_are_told_of_a_stop_before_anything_goes_down() -> None:
 
     assert world.nodes["a"].stopped
     assert world.role("b") is Role.HOLDER
+
+
+def test_a_stop_waits_a_moment_for_a_standby_to_show_that_it_is_awake() -> None:
+    """Its next write takes the lease: it must not have to wait for the answer to a renewal that is under way."""
+    world = quick()
+    hands.keep(world, "b", "T2")
+    world.give("a", events.StopAsked(world.now()))
+
+    assert world.role("a") is Role.HOLDER
+
+    renewal = hands.kept(world, "b", "T2")
+    hands.let(world, "b")
+    hands.answer(world, "b", renewal, hands.apply(world, renewal))
+
+    assert world.nodes["a"].stopped
+    assert world.role("b") is Role.HOLDER
+
+
+def test_a_stop_does_not_wait_long_for_a_standby_that_is_not_awake() -> None:
+    world = quick()
+    world.kill("b")
+    world.give("a", events.StopAsked(world.now()))
+
+    assert world.role("a") is Role.HOLDER
+
+    world.run(0.12)
+
+    assert world.nodes["a"].stopped
 
 
 def test_a_stop_does_not_wait_for_others_where_nothing_can_be_told() -> None:

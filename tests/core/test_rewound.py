@@ -148,6 +148,7 @@ def test_a_free_claim_at_first_sight_is_waited_for() -> None:
     world = hands.serving()
     world.kill("b")
     world.give("a", events.StopAsked(world.now()))
+    world.run(0.15)
     late = World(spec("b"))
     late.etcd, late.at_ns = world.etcd, world.at_ns
     late.start()

@@ -16,6 +16,7 @@ from tests.e2e.cluster import (
     log_of,
     never_two,
     only_one_answers,
+    run_cli,
     wait_logged,
     wait_until,
     whole,
@@ -71,7 +72,9 @@ def test_a_vip_that_somebody_removed_is_back_within_a_second_and_that_is_said(la
         assert token(lab) == before
 
 
-def test_a_host_that_claims_the_vip_is_answered_with_announcements_and_a_warning(lab: Lab):
+def test_a_host_that_claims_the_vip_is_answered_with_an_announcement_by_the_proven_holder_and_warnings(
+    lab: Lab,
+):
     intruder = lab.host("intruder")
     before, after = token(lab), len(log_of(lab, FIRST))
     claimed_ns = lab.settle()
@@ -86,6 +89,10 @@ def test_a_host_that_claims_the_vip_is_answered_with_announcements_and_a_warning
             return any(host == FIRST for host, _ in lab.arp.announcements(claimed_ns))
 
         wait_until("the holder announces again", announced)
+        assert "WARNING" in wait_logged(lab, FIRST, "foreign claim defended", intruder.mac, after=after)
+        heard = lab.nodes[FIRST].status()["leases"][LEASE]["foreign_claims"]
+        assert heard["defended"] == 1 <= heard["heard"]
+        assert f"the last: {heard['last']}" in run_cli(lab, FIRST, "status").stdout
     finally:
         intruder.remove_address("10.77.0.50/32")
     lab.prober.wait_for_answer(by=FIRST, after_ns=time.monotonic_ns(), timeout_s=SOON_S)

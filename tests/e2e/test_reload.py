@@ -197,7 +197,9 @@ def test_a_configuration_that_is_wrong_changes_nothing(lab: Lab):
 
 def test_a_new_configuration_is_in_force_and_a_lease_that_is_new_or_gone_comes_and_goes(lab: Lab):
     before = token(lab)
-    more = {OTHER: {"vips": ["10.77.0.51/24"], "priority": {FIRST: 100}}}
+    (lab.directory / OTHER).mkdir()
+    repository = {"port": PORT, "path": str(lab.directory / OTHER)}
+    more = {OTHER: {"vips": ["10.77.0.51/24"], "priority": {FIRST: 100}, "repository": repository}}
     settle(lab, FIRST, lease=more, session={"ttl": "3s"})
     os.kill(lab.nodes[FIRST].pid, signal.SIGHUP)
     lab.nodes[FIRST].wait_for(

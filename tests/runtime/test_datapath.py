@@ -1,7 +1,15 @@
 """What does not answer through its VIP makes a holder ineligible, after the tolerance and for the hold-down."""
 
+import asyncio
+import socket
+from ipaddress import ip_address
+from types import SimpleNamespace
+
 from leaseha.core.values import NS_PER_S, Instant
-from leaseha.runtime.datapath import Verdict
+from leaseha.errors import VipError
+from leaseha.runtime.datapath import DataPath, Verdict
+
+LO = ip_address("127.0.0.1")
 
 
 def at(seconds: float) -> Instant:
@@ -77,3 +85,62 @@ def test_what_is_not_served_here_is_no_fault():
     verdict.idle(at(1))
     verdict.served("no answer", at(5))
     assert verdict.broken == ""
+
+
+class Binder:
+    """The addresses of an interface, as the kernel is said to have them."""
+
+    def __init__(self, missing=None, interface="lo"):
+        self.interface = interface
+        self._missing = missing or {}
+
+    async def missing(self):
+        if isinstance(self._missing, VipError):
+            raise self._missing
+        return self._missing
+
+
+def path_of(binders, ports=None, **others):
+    """A data path without tolerance over one served lease for each binder, and what it tells."""
+    told, ports = {}, ports or {}
+    leases = [
+        SimpleNamespace(name=name, path_every_ns=NS_PER_S, path_tolerance_ns=0, hold_down_ns=NS_PER_S)
+        for name in binders
+    ]
+    services = {
+        name: SimpleNamespace(
+            serving=True,
+            parts=SimpleNamespace(
+                binder=binder, vips=(LO,), repository=ports.get(name), port=ports.get(name)
+            ),
+        )
+        for name, binder in binders.items()
+    }
+    return DataPath(leases, services, told.__setitem__, **others), told
+
+
+def test_an_interface_that_cannot_be_looked_at_keeps_no_other_from_being_judged(caplog):
+    path, told = path_of({"a": Binder(VipError("no answer of the kernel")), "b": Binder({"b": (LO,)})})
+    asyncio.run(path.look(["a", "b"]))
+
+    assert told == {"b": "127.0.0.1 is not on lo, or does not work"}
+    assert "no answer of the kernel" in caplog.text
+
+
+def test_an_interface_that_is_gone_is_a_fault_although_its_addresses_cannot_be_asked_for():
+    path, told = path_of({"a": Binder(VipError("it does not exist"), interface="gone0")})
+    asyncio.run(path.look(["a"]))
+
+    assert told["a"].startswith("gone0: ")
+
+
+def test_what_a_round_had_learned_counts_when_it_is_broken_off(caplog):
+    with socket.create_server((str(LO), 0)) as hangs, socket.socket() as closed:
+        closed.bind((str(LO), 0))
+        ports = {"refuses": closed.getsockname()[1], "hangs": hangs.getsockname()[1]}
+        binder = Binder()
+        path, told = path_of({"refuses": binder, "hangs": binder}, ports, round_s=0.5)
+        asyncio.run(path.look(["refuses", "hangs"]))
+
+    assert list(told) == ["refuses"]
+    assert "not within 0.5 s" in caplog.text

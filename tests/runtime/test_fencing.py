@@ -105,6 +105,15 @@ def test_check_names_what_is_missing_and_what_it_costs():
     assert "1.5s longer" in fence.text
 
 
+def test_check_names_a_kernel_that_cannot_end_old_connections():
+    if rights.lacking():
+        pytest.skip("an account without the rights of an agent is told of those first; run it in `make test`")
+    found = examine(parse(TEXT), offline=True, why_no_fence=lambda: "", why_unsevered=lambda: WHY)
+    (said,) = [finding for finding in found if "old connections" in finding.text]
+    assert not said.grave
+    assert WHY in said.text
+
+
 def test_the_library_is_loaded_when_a_fence_is_made_and_not_when_its_adapter_is_imported():
     code = "import sys, leaseha.runtime.fencing; sys.exit('libnftables' in open('/proc/self/maps').read())"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

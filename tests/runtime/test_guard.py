@@ -308,7 +308,8 @@ async def test_it_is_small_and_stands_on_the_standard_library_alone(body):
     loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     ours = {name for name in loaded if name.partition(".")[0] == "leaseha"}
     parts = {f"leaseha.runtime.guard{part}" for part in ("", "_etcd", "_kernel", "_tree")} | {
-        "leaseha.scheduling"
+        "leaseha.connections",
+        "leaseha.scheduling",
     }
     assert ours == {"leaseha", "leaseha.runtime", *parts}
     assert {name.partition(".")[0] for name in loaded} <= {"leaseha", "__main__", *sys.stdlib_module_names}

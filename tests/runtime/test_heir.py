@@ -54,6 +54,13 @@ def test_what_is_held_stays_open_until_the_earlier_of_renewal_and_cover():
     assert Heir(CONFIG, replace(found, core=core)).vips() == {ip_address("192.0.2.50"): short.cover}
 
 
+def test_what_is_held_does_not_wait_for_repositories_that_are_yet_to_be_started():
+    known = replace(TOLD.repositories[0], lease="stood-by-for")
+    found = Heir(CONFIG, told(repositories=(known,))).unready(["backups", "stood-by-for", "new"])
+    assert found == {"backups": "", "stood-by-for": "", "new": "its repository is yet to be started"}
+    assert Heir(CONFIG, None).unready(["new"])["new"]
+
+
 def test_a_vip_that_is_new_is_to_be_bound():
     config = parse(TEXT.replace('"192.0.2.50/24"', '"192.0.2.50/24", "192.0.2.51/24"'), hostname="node1")
     state = Heir(config, told()).state(spec(config)).leases["backups"]

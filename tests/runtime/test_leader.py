@@ -8,6 +8,7 @@ import pytest
 
 from leaseha.adapters.etcd import MemberStatus, Peer
 from leaseha.config import EtcdConfig, KeepAway
+from leaseha.core import machine
 from leaseha.core.values import NS_PER_S, Instant
 from leaseha.errors import StoreDenied, StoreError, StoreUnavailable
 from leaseha.runtime import leader
@@ -19,7 +20,9 @@ from leaseha.runtime.leader import (
     best_target,
     exposed,
     hosts_of,
+    nodes_of,
 )
+from tests.core.harness import spec
 
 ADDRESSES = {"node1": "10.0.0.1", "node2": "10.0.0.2"}
 HOLDING = Nodes("node1", ADDRESSES, {"node1": ("backups",)}, (7,))
@@ -217,3 +220,8 @@ def test_with_no_fit_member_it_stays_and_says_so():
 
     assert keeping.etcd.moved_to == []
     assert "no healthy, voting member" in keeping.note
+
+
+def test_before_the_first_look_at_etcd_no_node_is_known():
+    """An agent that starts while etcd is away asks its members all the same."""
+    assert nodes_of(machine.initial(spec("a"))) == Nodes("a", {}, {})

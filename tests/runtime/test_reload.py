@@ -7,14 +7,18 @@ import socket
 import subprocess
 import sys
 from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from leaseha import __version__
 from leaseha.adapters import clock
-from leaseha.config import Config, parse
+from leaseha.config import Config, node_spec, parse
 from leaseha.core import events, machine
+from leaseha.core import handover as core_handover
 from leaseha.core.deadline import Written
 from leaseha.core.handover import Carried, Handover
 from leaseha.core.spec import LeaseSpec, NodeSpec
@@ -24,7 +28,7 @@ from leaseha.runtime import handover, trial
 from leaseha.runtime.guarding import Inherited
 from leaseha.runtime.handover import GuardTold, RepositoryTold, Told
 from leaseha.runtime.pump import Pump
-from leaseha.runtime.reload import Tried, check
+from leaseha.runtime.reload import Reload, Tried, check
 from leaseha.runtime.reply import Reply, kept
 
 TEXT = """
@@ -148,6 +152,33 @@ def test_what_holds_nothing_may_be_slow_and_without_etcd_and_an_upgrade_may_be_o
     check(tried(config, version="9.9"), config, upgrade=True, held=True, fenced=True)
 
 
+def test_another_etcd_is_refused_since_all_that_is_held_would_be_dropped_for_it(config: Config):
+    found = tried(config, cluster_id=8)
+    for known in (0, 8):
+        check(found, config, upgrade=False, held=True, fenced=True, cluster_id=known)
+    with pytest.raises(UsageError, match="another etcd"):
+        check(found, config, upgrade=False, held=False, fenced=True, cluster_id=7)
+
+
+def test_a_lease_that_comes_meanwhile_and_has_no_place_is_not_taken_along(config: Config):
+    """It was stood by for when all others were let go, and is on another interface in the new configuration."""
+    spec = node_spec(config, store="s", incarnation="i")
+    pump = Pump(machine.initial(spec), lambda effect: None, lambda error: None)
+    parts = SimpleNamespace(vips=(ip_address("192.0.2.50"),), binder=SimpleNamespace(interface="lo"))
+    services, fencing = {"backups": SimpleNamespace(parts=parts)}, SimpleNamespace(stands=True)
+    process: Any = SimpleNamespace(config=config, pump=pump, fencing=fencing, services=services)
+    elsewhere = tried(config, leases={"backups": {"interface": "eth9", "vips": ["192.0.2.50"]}})
+    reload = Reload(process)
+    reload.judge_again(elsewhere, upgrade=False)
+
+    pump.state = core_handover.adopted(spec, TOLD.core, clock.now())
+    reload.judge_again(tried(config), upgrade=False)
+    with pytest.raises(OperationalError, match="backups came here meanwhile"):
+        reload.judge_again(elsewhere, upgrade=False)
+    with pytest.raises(OperationalError, match="etcd does not answer"):
+        reload.judge_again(replace(elsewhere, etcd="gone"), upgrade=False)
+
+
 def test_what_cannot_change_in_a_living_process_is_named_with_what_would_be_right(config: Config):
     other = parse(TEXT.replace('"node1"', '"node2"').replace('"/nonexistent/run"', '"/other"'), hostname="x")
     with pytest.raises(UsageError) as refused:
@@ -177,6 +208,7 @@ def test_the_trial_tells_what_it_has_read_and_whether_etcd_answers(tmp_path: Pat
     assert first["constants"] == trial.constants(config)
     assert first["leases"] == {"backups": {"interface": "lo", "vips": ["192.0.2.50"]}}
     assert second["etcd"]
+    assert second["cluster_id"] == 0
     assert isinstance(second["fence"], str)
 
 

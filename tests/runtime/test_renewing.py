@@ -22,8 +22,10 @@ class Kernel:
         self.refuse_lease: set[str] = set()
         self.go_on = asyncio.Event()
         self.go_on.set()
+        self.asked = asyncio.Event()
 
     async def arm_all(self, due):
+        self.asked.set()
         await self.go_on.wait()
         self.armed.append(dict(due))
         return {ip: FenceError("no") for ip in due if ip in self.refuse_fence}
@@ -75,7 +77,7 @@ def test_while_the_kernel_is_busy_only_the_newest_word_waits():
         leases = Leases(2)
         leases.kernel.go_on.clear()
         leases.extend()
-        await asyncio.sleep(0)
+        await leases.kernel.asked.wait()
         for moved in (SOON.plus(1), SOON.plus(2), LATER):
             leases.until["l0"] = moved
             leases.extend("l0")
@@ -85,6 +87,22 @@ def test_while_the_kernel_is_busy_only_the_newest_word_waits():
         assert await leases.renewals.settle(5.0)
 
         assert leases.kernel.renewed == [{"l0": SOON, "l1": SOON}, {"l0": LATER}]
+
+    asyncio.run(go())
+
+
+def test_the_addresses_of_a_lease_that_is_taken_down_while_the_fence_is_armed_are_left_alone():
+    async def go() -> None:
+        leases = Leases(2)
+        leases.kernel.go_on.clear()
+        leases.extend()
+        await leases.kernel.asked.wait()
+        leases.until["l1"] = None
+        leases.kernel.go_on.set()
+
+        assert await leases.renewals.settle(5.0)
+
+        assert leases.kernel.renewed == [{"l0": SOON}]
 
     asyncio.run(go())
 

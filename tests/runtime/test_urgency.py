@@ -37,6 +37,9 @@ for what in (resource.RLIMIT_RTPRIO, resource.RLIMIT_NICE, resource.RLIMIT_MEMLO
 os.setresgid(65534, 65534, 65534)
 os.setresuid(65534, 65534, 65534)
 """
+NICE_ONLY = UNPRIVILEGED.replace(
+    "for what", "resource.setrlimit(resource.RLIMIT_NICE, (30, 30))\nfor what"
+).replace("resource.RLIMIT_NICE, resource.RLIMIT_MEMLOCK)", "resource.RLIMIT_MEMLOCK)")
 GROUPS = Path("/sys/fs/cgroup/cpu")
 
 
@@ -50,7 +53,7 @@ def permitted() -> None:
 
 
 @pytest.fixture
-def root(permitted: None) -> None:
+def root() -> None:
     if os.geteuid() != 0:
         pytest.skip("takes other accounts: run as root")
 
@@ -71,33 +74,47 @@ def test_an_account_that_may_nothing_goes_on_as_an_ordinary_process(root: None):
     assert "LimitRTPRIO=5" in found[4]
 
 
-@pytest.fixture
-def without_a_share(root: None) -> Iterator[str]:
-    """A group of processes that may have no real-time priority, whoever asks."""
+def may(code: str) -> bool:
+    return (
+        subprocess.run([sys.executable, "-c", code], stderr=subprocess.DEVNULL, check=False).returncode == 0
+    )
+
+
+REFUSING = [
+    *(["a limit"] if may("import resource; resource.setrlimit(resource.RLIMIT_NICE, (30, 30))") else []),
+    *(["a group"] if (GROUPS / "cpu.rt_runtime_us").exists() and os.access(GROUPS, os.W_OK) else []),
+]
+"""How real-time can be refused here: a limit takes CAP_SYS_RESOURCE, a group's share CONFIG_RT_GROUP_SCHED."""
+
+
+@pytest.fixture(params=REFUSING)
+def refused(request: pytest.FixtureRequest, root: None) -> Iterator[str]:
+    """What makes a process one that may be better than others, and not real-time."""
+    if request.param == "a limit":
+        yield NICE_ONLY
+        return
     group = GROUPS / f"leaseha-test-{os.getpid()}"
+    group.mkdir()
     try:
-        group.mkdir()
-    except OSError:
-        pytest.skip("no cgroup of the first version with a share of real-time can be made here")
-    try:
-        if not (group / "cpu.rt_runtime_us").exists():
-            pytest.skip("this kernel gives real-time priority to any group (CONFIG_RT_GROUP_SCHED)")
         yield f"with open('{group}/tasks', 'w') as file: file.write(str(os.getpid()))\n"
     finally:
         group.rmdir()
 
 
-def test_where_real_time_is_refused_a_better_nice_value_is_taken(without_a_share: str):
+def test_where_real_time_is_refused_a_better_nice_value_is_taken_and_given_back(refused: str):
     found = in_a_process(
-        f"""
+        """
+        show = ["python3", "-c", "import os; print(os.sched_getscheduler(0) & 3, os.nice(0))"]
         rank = scheduling.raise_process()
-        child = subprocess.run([sys.executable, "-c", {SHOW!r}], capture_output=True, text=True).stdout.split()
-        print(json.dumps([rank, os.nice(0), child]))
+        nice = os.nice(0)
+        child = subprocess.run(show, capture_output=True, text=True).stdout.split()
+        scheduling.lower_process()
+        print(json.dumps([rank, nice, child, scheduling.rank(), os.nice(0)]))
         """,
-        limits=without_a_share,
+        limits=refused,
     )
 
-    assert found == [scheduling.RAISED, scheduling.NICE, ["0", "0"]]
+    assert found == [scheduling.RAISED, scheduling.NICE, ["0", "0"], scheduling.NORMAL, 0]
 
 
 def test_every_thread_has_it_whoever_started_it_and_no_process_that_any_of_them_starts(permitted: None):

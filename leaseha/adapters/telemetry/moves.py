@@ -33,6 +33,7 @@ PHASES: Final[Mapping[str, str]] = {
     "UnbindVip": "unbind",
 }
 """Effect to span name. An urgent `CloseGate` drains nothing: it is `gate.close`."""
+PROVEN: Final = "announce.proven"
 LOWERING: Final = frozenset({"CloseGate", "StopResources", "UnbindVip"})
 MOMENTS_MAX: Final = 64
 ROOTS_KEPT: Final = 256
@@ -189,6 +190,19 @@ class MoveRecorder:
             }
             logs.move_line(effect.lease, history)
         self._root(effect.lease, part, "resume" if part.resumed else kind, start, effect.at, attributes)
+
+    def proven(
+        self, lease: str, trace: str, since: Instant, at: Instant, by: str, asked: Sequence[str]
+    ) -> None:
+        """A neighbour (`by`) has confirmed where the VIPs are; or, with no `by`, none of those who were asked has."""
+        part = self._parts.get(lease, _Part())
+        trace = part.resumed if part.trace == trace and part.resumed else trace
+        if by:
+            self._phase(lease, PROVEN, trace, since, at, detail=f"by {by}")
+            return
+        why = f"asked {', '.join(asked)}: nobody has confirmed that the VIP is here"
+        logs.warning_line(lease, "announcement unproven", why)
+        self._span(lease, PROVEN, trace, since, at, ok=False, detail=why)
 
     def warned(self, effect: Warned) -> None:
         """Something that an operator should know."""

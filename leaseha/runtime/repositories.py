@@ -225,6 +225,7 @@ class WarmRepository:
         """A process that hangs is as bad as a dead one: it is killed when it does not answer, and that is told."""
         with contextlib.suppress(RepositoryError):
             status = await self._process.status()
+            self._note_copies(status.replication)
             while self._serving:
                 await asyncio.sleep(PULSE_S)
                 before, status = status, await self._process.status()

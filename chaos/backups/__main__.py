@@ -12,17 +12,19 @@ old holder is a member again, its directory must have all of it too.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 import shutil
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from chaos.backups.faults import FAULTS
 from chaos.backups.report import line, page
 from chaos.backups.restic import version_of
-from chaos.backups.trial import Outcome, Size, row_of, trial
+from chaos.backups.trial import Size, trial
 from chaos.bench.quiet import LOCK_HELP, alone
 from chaos.moves import versions
 
@@ -59,27 +61,33 @@ def main() -> int:
         print("restic is not installed: apt-get install restic", file=sys.stderr)
         return 2
     size = Size(asked.mib, asked.limit_mib_s * 1024, asked.ttl, not asked.shared)
-    outcomes: list[Outcome] = []
-    for fault in (one for one in FAULTS if not asked.fault or one.name in asked.fault):
-        for number in range(1, asked.runs + 1):
-            for client in clients:
-                chance = random.Random(f"{asked.seed}/{fault.name}/{number}")
-                keep = asked.keep and asked.keep / f"{fault.name}-{number}-{client.name.replace(' ', '-')}"
-                with alone(asked.lock):
-                    outcomes.append(trial(fault, client, number, chance, size, keep))
-                print(line(outcomes[-1]), flush=True)
-    if asked.out:
-        _write(asked.out, outcomes, size, join=asked.join)
-    return 0 if all(one.good for one in outcomes) else 1
+    rows = _rows(asked.out) if asked.join else []
+    good = True
+    chosen = [one for one in FAULTS if not asked.fault or one.name in asked.fault]
+    for number, fault, client in itertools.product(range(1, asked.runs + 1), chosen, clients):
+        chance = random.Random(f"{asked.seed}/{fault.name}/{number}")
+        keep = asked.keep and asked.keep / f"{fault.name}-{number}-{client.name.replace(' ', '-')}"
+        with alone(asked.lock):
+            outcome = trial(fault, client, number, chance, size, keep)
+        print(line(outcome), flush=True)
+        rows.append(asdict(outcome))
+        good = good and outcome.good
+        if asked.out:
+            _write(asked.out, rows, size)
+    return 0 if good else 1
 
 
-def _write(out: Path, outcomes: list[Outcome], size: Size, *, join: bool) -> None:
+def _rows(out: Path | None) -> list[dict[str, Any]]:
+    """Those that are there already."""
+    place = out.with_suffix(".json") if out else None
+    return json.loads(place.read_text())["runs"] if place and place.exists() else []
+
+
+def _write(out: Path, rows: list[dict[str, Any]], size: Size) -> None:
+    """After each run: whatever ends the campaign, what there is stays."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    place = out.with_suffix(".json")
-    rows: list[dict[str, Any]] = json.loads(place.read_text())["runs"] if join and place.exists() else []
-    rows += [row_of(one) for one in outcomes]
     facts = {"versions": versions(), "size": row_of_size(size), "runs": rows}
-    place.write_text(json.dumps(facts, indent=1) + "\n")
+    out.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n")
     out.with_suffix(".md").write_text(page(facts))
 
 

@@ -6,7 +6,7 @@ import random
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -183,8 +183,3 @@ def _later(lab: Lab, size: Size, record: Path) -> tuple[Audit, str]:
     except LabError as error:
         return Audit(0, 0), str(error)[:1000]
     return audit(expected(read(record)), directory_of(lab, FIRST, size)), ""
-
-
-def row_of(outcome: Outcome) -> dict[str, Any]:
-    """For JSON."""
-    return asdict(outcome)

@@ -19,11 +19,10 @@ from leaseha.core.records import HistoryRecord
 from leaseha.errors import LabError
 from leaseha.lab import picture
 from leaseha.lab.backup import Backup, chosen_client
-from leaseha.lab.lab import LEASE, Lab
+from leaseha.lab.lab import LEASE, REPOSITORY_PORT, Lab
 from leaseha.lab.sandbox import ensure_sandbox
 
 NODES: Final = ("node1", "node2", "node3")
-PORT: Final = 8000
 SETTINGS: Final[dict[str, Any]] = {"session": {"ttl": "2s"}, "lease": {LEASE: {"hold_down": "2s"}}}
 FILES_BYTES: Final = 48 << 20
 UPLOAD_KIB_S: Final = 6 * 1024
@@ -68,8 +67,8 @@ def main(*, keep: bool) -> int:
     print(
         f"leaseha demo: nodes {', '.join(NODES)}, one etcd, and a client that backs up with {client.describe()}"
     )
-    with Lab(nodes=NODES, etcd_members=1, settings=SETTINGS) as lab:
-        backup = Backup(client, lab.client, lab.directory, lab.vip, PORT)
+    with Lab(nodes=NODES, etcd_members=1, settings=SETTINGS, replicate=True) as lab:
+        backup = Backup(client, lab.client, lab.directory, lab.vip, REPOSITORY_PORT)
         demo = Demo(lab, backup)
         try:
             _steps(demo)
@@ -95,16 +94,11 @@ def main(*, keep: bool) -> int:
 
 def _steps(demo: Demo) -> None:
     lab = demo.lab
-    data = lab.directory / "data"
-    data.mkdir()
-    # Until repositories are replicated, all nodes see one directory, as they would a shared disk.
-    for name in NODES:
-        lab.node(name, lease={LEASE: {"repository": {"port": PORT, "path": str(data)}}})
     lab.start_nodes(NODES[0])
     lab.start_nodes(*NODES[1:])
-    lab.measure(service_port=PORT)
+    lab.measure(service_port=REPOSITORY_PORT)
     holder, _ = lab.prober.wait_for_answer(timeout_s=STEP_S)
-    demo.mark(f"{holder} holds {lab.vip}, and serves the repository there")
+    demo.mark(f"{holder} holds {lab.vip}, and serves the repository there; each node has a disk of its own")
     demo.verify(f"the preferred node {NODES[0]} holds the lease", holder == NODES[0])
     _candidates(demo)
     files = demo.backup.make_files(FILES_BYTES)
@@ -113,6 +107,7 @@ def _steps(demo: Demo) -> None:
     )
     _failover(demo)
     _failback(demo)
+    _same_everywhere(demo)
     _switchover(demo)
     lab.settle()
     demo.verify("no two nodes answered on the VIP at the same time", not lab.two_answering(demo.began_ns))
@@ -134,7 +129,7 @@ def _failover(demo: Demo) -> None:
     backup.prepare()
     demo.mark("backup begins")
     backup.start(UPLOAD_KIB_S)
-    backup.wait_stored(lab.directory / "data", FILES_BYTES // 2, STEP_S)
+    backup.wait_stored(lab.data(NODES[1]), FILES_BYTES // 2, STEP_S)
     holder = lab.prober.wait_for_answer(after_ns=time.monotonic_ns(), timeout_s=STEP_S)[0]
     killed_ns = demo.mark(f"half of it is stored: SIGKILL to {holder} and all its processes, guard and all")
     lab.nodes[holder].kill_tree()
@@ -159,6 +154,20 @@ def _failback(demo: Demo) -> None:
     demo.mark(f"{NODES[0]} has its lease back, after {SETTINGS['lease'][LEASE]['hold_down']} of hold-down")
     demo.verify("the preferred node got the lease back", held=True)
     _candidates(demo)
+
+
+def _same_everywhere(demo: Demo) -> None:
+    """What came while the first node was dead is on its disk too, before anything is read from there."""
+    disks = [_stored(demo.lab, name) for name in NODES]
+    same = all(disk == disks[0] for disk in disks)
+    demo.verify(f"each of the {len(NODES)} disks has the same {len(disks[0])} objects of the backup", same)
+
+
+def _stored(lab: Lab, name: str) -> dict[str, int]:
+    """The backup's objects on a node's disk, with their sizes; locks come and go."""
+    root = lab.data(name) / "demo"
+    paths = [path for kind in ("data", "index", "snapshots", "keys") for path in (root / kind).rglob("*")]
+    return {str(path.relative_to(root)): path.stat().st_size for path in paths if path.is_file()}
 
 
 def _switchover(demo: Demo) -> None:

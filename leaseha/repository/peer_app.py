@@ -68,6 +68,12 @@ class Visit:
     rest: bytes
     """The path after the route's prefix, with the query."""
     adoption: Adoption
+    tail: Tail
+
+    def note(self, address: Address) -> None:
+        """This is about to change, inside `changing`: it is in the tail, unless it repeats what is settled."""
+        if self.stamp.seq:
+            self.tail.note(self.stamp.mark, self.stamp.seq, address)
 
     def check(self) -> None:
         """Raises TokenTooOldError, NotIntroducedError."""
@@ -160,7 +166,7 @@ class PeerApp:
             return
         for prefix, route in self._routes.items():
             if target.startswith(prefix) and target[len(prefix) : len(prefix) + 1] in {b"", b"/", b"?"}:
-                visit = Visit(exchange, stamp, target[len(prefix) :], self._adoption)
+                visit = Visit(exchange, stamp, target[len(prefix) :], self._adoption, self._tail)
                 visit.check()
                 if stamp.confirmed >= 0:
                     self._tail.confirm(stamp.mark, stamp.confirmed)
@@ -240,7 +246,7 @@ class PeerApp:
             upload.verify()
             upload.seal()
             with visit.changing():
-                self._note(visit.stamp, address)
+                visit.note(address)
                 # The holder has seen to it that no other config counts: what is here never did.
                 upload.publish(replace=True)
         except WrongHashError as wrong:
@@ -251,13 +257,9 @@ class PeerApp:
 
     def _delete(self, visit: Visit, address: Address) -> None:
         with visit.changing():
-            self._note(visit.stamp, address)
+            visit.note(address)
             self._store.delete(address)
         visit.answer()
-
-    def _note(self, stamp: Stamp, address: Address) -> None:
-        if stamp.seq:
-            self._tail.note(stamp.mark, stamp.seq, address)
 
     def _give(self, visit: Visit, address: Address) -> None:
         try:

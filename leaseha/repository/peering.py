@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from leaseha.repository.catchup import CatchUp
 from leaseha.repository.clients import CLIENTS, ClientBook, ClientTeller
 from leaseha.repository.durable import fsync_folder
 from leaseha.repository.gate import Gate, Word
 from leaseha.repository.members import read_members
 from leaseha.repository.peer_app import Identity, PeerApp
 from leaseha.repository.peer_client import StalePeerError
+from leaseha.repository.peer_manifest import ManifestRoutes
 from leaseha.repository.peer_wire import mark_text
 from leaseha.repository.replicator import PeerReplicator, Telling
 from leaseha.repository.server import Limits, Server
@@ -98,6 +100,8 @@ class Peering:
             adopted=self._adopted,
             disk_fault=fault,
         )
+        ManifestRoutes(store.root).join(self.app)
+        self._catch_up = CatchUp(self.replicator, store)
         self._server = Server(self.app.handle, LIMITS, tls=Renewed(tls) if tls else None)
         self._server.listen([options.host], options.port)
         log.info("peer port %s port %d, store %s", options.host, options.port, options.store)
@@ -151,6 +155,7 @@ class Peering:
     def end(self) -> None:
         """For the end of the process, and for tests."""
         self.cancel()
+        self._catch_up.end()
         self.replicator.close()
         self._server.end()
 

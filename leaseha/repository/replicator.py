@@ -124,6 +124,11 @@ class PeerReplicator:
         """Of this tenure; None while we are no holder."""
         return self._mark
 
+    @property
+    def is_settled(self) -> bool:
+        """The members are level, and the gate may be open."""
+        return self._settled
+
     # ---- the write path
 
     def upload(self, address: Address, mark: Mark, length: int | None) -> PeerCopies:
@@ -187,7 +192,7 @@ class PeerReplicator:
 
         def act(peer: Peer) -> None:
             with self._store.open(address) as stored:
-                stamp = peer.stamp(seq, self.operations.confirmed() if self._settled else -1)
+                stamp = peer.stamp(seq, self.operations.confirmed() if seq else -1)
                 _expect(peer.client.put_file(address, stamp, stored.fd, stored.size).status)
                 peer.bytes_sent += stored.size
 

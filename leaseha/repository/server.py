@@ -330,6 +330,7 @@ class Server:
             self._refuse_head(connection, wrong)
             return False
         del connection.pending[:end]
+        connection.absorb()  # what came with the head counts as having come
         connection.served += 1
         exchange = Exchange(connection, request, closing=lambda: self._draining)
         try:

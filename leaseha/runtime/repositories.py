@@ -227,6 +227,7 @@ class WarmRepository:
         """A process that hangs is as bad as a dead one: it is killed when it does not answer, and that is told."""
         with contextlib.suppress(RepositoryError):
             status, still = await self._process.status(), PAUSE_PULSES
+            self._note_copies(status.replication)
             while self._serving:
                 await asyncio.sleep(PULSE_S)
                 before, status = status, await self._process.status()

@@ -5,6 +5,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from chaos.backups.proxy import Proxy, Record
 from chaos.backups.record import Request, audit, expected, flying, pause, read
 from chaos.backups.report import line, page
-from chaos.backups.trial import Outcome, row_of
+from chaos.backups.trial import Outcome
 from tests.repository.served import Client, Served, name_of, post_head, until
 
 BODY = b"an object" * 50_000
@@ -168,7 +169,7 @@ def test_the_page_has_a_row_for_each_fault_and_client_and_names_what_failed():
         "versions": {"leaseha": "0"},
         "size": {"mib": 1, "limit_kib_s": 1024, "ttl": "2s", "copies": "two"},
     }
-    facts["runs"] = json.loads(json.dumps([row_of(one) for one in (good, lab_failed)]))
+    facts["runs"] = json.loads(json.dumps([asdict(one) for one in (good, lab_failed)]))
 
     text = page(facts)
 

@@ -82,7 +82,7 @@ class Node:
 
     def file(self, path: str) -> Path:
         parts = path.strip("/").split("/")
-        if parts[-2] == "data":
+        if parts[-2:-1] == ["data"]:
             parts.insert(-1, parts[-1][:2])
         return self.root.joinpath(*parts)
 
@@ -108,6 +108,8 @@ class Cluster:
         self.root = root
         self.nodes: dict[str, Node] = {}
         self.insync: set[str] = set()
+        self.written: list[set[str]] = []
+        """All that T13 has put, in order."""
         self.holder: Node | None = None
         self.peer_host = HOST
         self.tls: Callable[[str], TlsFiles | None] = lambda name: None
@@ -132,6 +134,7 @@ class Cluster:
         """T13, and the agent's word about it."""
         if self.last_wants:
             self.insync = set(self.last_wants)
+            self.written.append(self.insync)
         self.tell()
 
     def tell(self) -> None:
@@ -153,20 +156,19 @@ class Cluster:
         return await node.process.open_gate(token, 0, in_s(seconds)) if answer.ok else answer
 
     async def pair(self, *names: str) -> list[Node]:
-        """All of them in sync and knowing so; the first holds under token 7."""
+        """All of them in sync and knowing so; the first holds under token 7 and has caught the others up."""
         nodes = await self.add(*names)
         self.insync = {names[0]}
         assert (await self.take(nodes[0], 7)).ok
-        # What a catch-up ends with; the directories are empty, so there is nothing to catch up with.
-        self.insync = set(names)
-        self.tell()
-        for _ in range(200):
-            replication = await nodes[0].replication()
-            if all(one["state"] == "member" for one in replication["peers"] if one["store"] != names[0]):
-                await self.confirmed(nodes[0])
-                return nodes
-            await asyncio.sleep(0.02)  # waits for a fact: the members are in touch
-        raise AssertionError(f"never in touch: {replication}")
+        await self.all_in_sync(*names)
+        await self.confirmed(nodes[0])
+        self.written.clear()
+        self.last_wants = frozenset()
+        return nodes
+
+    async def all_in_sync(self, *names: str) -> None:
+        assert self.holder
+        await self.holder.until(lambda: self.insync == set(names), f"{names} are in sync")
 
     async def confirmed(self, holder: Node) -> None:
         """Every member has been told that nothing differs: an upload makes sure of it, twice."""

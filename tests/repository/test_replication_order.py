@@ -87,7 +87,7 @@ async def test_after_a_storm_of_takeovers_all_that_was_acknowledged_is_there_and
 ):
     """Three nodes; clients upload and delete without pause; holders are stopped, thawed and asked to move."""
     chance = random.Random(20261123)
-    nodes = await cluster.pair("a", "b", "c")
+    await cluster.pair("a", "b", "c")
     stored: dict[str, bytes] = {}
     deleted: set[str] = set()
     maybe: set[str] = set()
@@ -117,25 +117,22 @@ async def test_after_a_storm_of_takeovers_all_that_was_acknowledged_is_there_and
             await asyncio.sleep(0.002)  # waits for a fact: there is a holder again
 
     clients = [asyncio.create_task(client()) for _ in range(4)]
-    for token in range(8, 14):
+    for token in range(8, 12):
         goal = finished + 20
         async with asyncio.timeout(20):
             while finished < goal:
                 await asyncio.sleep(0.002)  # waits for a fact: some traffic under each holder
         before = cluster.holder
-        after = chance.choice([node for node in nodes if node is not before])
+        # What an agent would see: only members may take over.
+        after = cluster.nodes[chance.choice(sorted(cluster.insync - {before.name}))]
         if chance.random() < 0.5:
             before.stop()
             assert (await cluster.take(after, token)).ok
             before.go_on()
-            # What a catch-up would do: only a level store is admitted again, here by a planned comparison below.
-            if before.name not in cluster.insync:
-                nodes = [node for node in nodes if node is not before]
-                if len(nodes) < 2:
-                    break
         else:
             await before.process.stop(0.2)
             assert (await cluster.take(after, token)).ok
+        await cluster.all_in_sync("a", "b", "c")
     ending.set()
     await asyncio.gather(*clients)
     await cluster.confirmed(cluster.holder)

@@ -256,3 +256,16 @@ def test_curl_and_its_expectations(secure, certs, tmp_path):
     got = subprocess.run([*curl, url], check=True, capture_output=True, timeout=30).stdout
 
     assert got == BIG
+
+
+def test_a_client_that_asks_for_leave_and_does_not_wait_for_it_is_served(secure, certs):
+    """Head and body in one record: what lies within the TLS object has come, though no poll says so."""
+    body = b"z" * 3000
+    head = f"POST /r/data/{name_of(body)} HTTP/1.1\r\nHost: h\r\nContent-Length: 3000\r\nExpect: 100-continue\r\n\r\n"
+    with dial(secure, trusting(certs)) as sock:
+        sock.sendall(head.encode() + body)
+        assert sock.recv(100).startswith(b"HTTP/1.1 200")
+        sock.sendall(head.replace("/r/data", "/r/other").encode() + body)  # refused, and its body drained
+        assert sock.recv(65536).startswith(b"HTTP/1.1 404")
+        sock.sendall(b"HEAD /r/config HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert sock.recv(100).startswith(b"HTTP/1.1 404")

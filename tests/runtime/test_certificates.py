@@ -43,7 +43,7 @@ def test_nothing_is_said_of_a_good_one(folder):
 
 @pytest.mark.parametrize(
     ("days", "grave", "words"),
-    [(85, False, "pki renew"), (101, True, "no client takes it now"), (-2, True, "no client")],
+    [(85, False, "pki renew"), (101, True, "nobody takes it now"), (-2, True, "nobody takes")],
 )
 def test_an_end_is_told_before_and_after_it_came(folder, days, grave, words):
     ((found, text),) = told(folder / "good.crt", folder / "good.key", timedelta(days=days))
@@ -55,6 +55,19 @@ def test_a_key_of_another_certificate_is_told(folder):
     ((grave, text),) = told(folder / "good.crt", folder / "other.key")
 
     assert (grave, "with its key" in text) == (True, True)
+
+
+@pytest.mark.parametrize(("name", "found"), [("node1", []), ("node2", [True])])
+def test_a_certificate_for_other_nodes_must_name_this_one(tmp_path, name, found):
+    pki.init(tmp_path, "c", NOW)
+    made = pki.issue(tmp_path, pki.Wanted(name), NOW)
+    files = {"peer_ca": tmp_path / "ca.crt", "peer_cert": made.certificate, "peer_key": made.key}
+    peer = "replicate = true\n" + "".join(f'{key} = "{path}"\n' for key, path in files.items())
+    text = TEXT.format(cert="", key="").replace('cert = ""\nkey = ""\n', peer)
+
+    told = examine(parse(text, environ={}), int(NOW.timestamp() * 1000))
+
+    assert [grave for grave, _ in told] == found
 
 
 def test_a_bare_vip_and_plain_http_have_nothing_to_tell():

@@ -1,0 +1,92 @@
+"""What a node answers to a holder that compares: its manifest, one folder of it, and "put these aside"."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Final
+
+from leaseha.repository import peer_wire
+from leaseha.repository.durable import fsync_folder
+from leaseha.repository.manifest import listing, manifest
+from leaseha.repository.paths import Address, Kind
+from leaseha.repository.peer_app import PeerApp, PeerRefusedError, Visit
+from leaseha.repository.store import OURS
+
+MANIFEST: Final = b"/v1/manifest"
+QUARANTINE: Final = b"/v1/quarantine"
+AT_ONCE: Final = 1000
+"""Objects in one request, at most."""
+_BODY_MAX: Final = 1024 * 1024
+
+
+class ManifestRoutes:
+    """For one data directory. Used by many threads."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def join(self, app: PeerApp) -> None:
+        """Answered there from now on."""
+        app.add_route(MANIFEST, self.give)
+        app.add_route(QUARANTINE, self.quarantine)
+
+    def give(self, visit: Visit) -> None:
+        """All digests, or the names and sizes of one folder."""
+        path = visit.rest.decode("ascii", "replace")
+        try:
+            visit.answer(listing(self._root, path) if path else {"folders": manifest(self._root)})
+        except ValueError as wrong:
+            raise PeerRefusedError(404, str(wrong)) from wrong
+
+    def quarantine(self, visit: Visit) -> None:
+        """Out of sight, kept: whoever wants to know what it was finds it under the day."""
+        if visit.exchange.request.length > _BODY_MAX:
+            raise PeerRefusedError(413, "too many at once")
+        try:
+            paths = json.loads(_body(visit))["objects"]
+            addresses = [peer_wire.address_of(str(path)) for path in paths]
+        except (ValueError, KeyError, TypeError) as wrong:
+            raise PeerRefusedError(400, "not a list of objects") from wrong
+        day = time.strftime("%Y-%m-%d", time.gmtime())
+        moved = 0
+        for address in addresses:
+            if (
+                address is None
+                or address.kind is None
+                or (address.kind is not Kind.CONFIG and not address.name)
+            ):
+                raise PeerRefusedError(400, "not an object")
+            with visit.changing():
+                visit.note(address)
+                moved += put_aside(self._root, address, day)
+        visit.answer({"moved": moved})
+
+
+def put_aside(root: Path, address: Address, day: str) -> bool:
+    """Move an object into `.leaseha/quarantine/DAY`, durably. False: it was not there. Raises OSError."""
+    where = root.joinpath(*address.repo, address.kind or "")
+    if address.kind is Kind.DATA:
+        where = where / address.name[:2]
+    path = where / address.name if address.name else where
+    folder = root.joinpath(OURS, "quarantine", day, *address.repo, address.kind or "")
+    target = folder / (address.name or "config")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        path.rename(target)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    fsync_folder(folder)
+    fsync_folder(path.parent)
+    return True
+
+
+def _body(visit: Visit) -> bytes:
+    body = bytearray()
+    view = memoryview(bytearray(64 * 1024))
+    while count := visit.exchange.body.read_into(view):
+        body += view[:count]
+        if len(body) > _BODY_MAX:
+            raise PeerRefusedError(413, "too many at once")
+    return bytes(body)

@@ -161,7 +161,7 @@ class PeerClient:
                     break
                 sock, since = self._idle.pop()
             # Readable without a question asked: it has been closed at the other end.
-            if time.monotonic() - since < _KEEP_S and not select.select([sock], [], [], 0)[0]:
+            if time.monotonic() - since < _KEEP_S and not _readable(sock):
                 return sock
             sock.close()
         if self._gone():
@@ -275,6 +275,12 @@ class Sending:
         if not piece:
             raise PeerError("it closed the connection")
         into += piece
+
+
+def _readable(sock: socket.socket) -> bool:
+    waiting = select.poll()
+    waiting.register(sock, select.POLLIN)
+    return bool(waiting.poll(0))
 
 
 def object_path(address: Address) -> str:

@@ -149,8 +149,11 @@ class PeerReplicator:
         """Alone: no upload is between its confirmation and its publishing. Gone here first, then everywhere."""
         self._require_copies()
         with self.barrier.alone(WAIT_S):
-            self.void_uploads(address)
-            self._operation(address, mark, lambda seq: self._deleting(address, seq), local)
+            try:
+                self._operation(address, mark, lambda seq: self._deleting(address, seq), local)
+            finally:
+                # Afterwards: also one that has begun meanwhile may have been confirmed before the delete came there.
+                self.void_uploads(address)
 
     def create(self, address: Address, mark: Mark, local: Callable[[], None]) -> None:
         """Folders only; here last."""
@@ -323,8 +326,10 @@ class PeerReplicator:
         """What failed halfway becomes what it is here, at every member."""
         for address in self.operations.doubtful():
             with self.barrier.alone(ADMIT_S):
-                self.void_uploads(address)
-                self.align(address, mark)
+                try:
+                    self.align(address, mark)
+                finally:
+                    self.void_uploads(address)
 
     def align(self, address: Address, mark: Mark, timeout_s: float = ADMIT_S) -> None:
         """Alone within the barrier, or before the gate is open: our disk is the truth about this object."""

@@ -182,8 +182,12 @@ class WarmRepository:
     async def serve(self, vips: Sequence[str], port: int, token: int, epoch: int, deadline: Instant) -> None:
         """Listen on the VIPs and open the gate under this token. Raises `ResourceError`."""
         await self._start()
-        self._refused(await self._asked(self._process.serve(vips, port, token, epoch, deadline)))
-        self._serving = True
+        self._serving = True  # it may say that it stopped in the same breath in which it says that it serves
+        try:
+            self._refused(await self._asked(self._process.serve(vips, port, token, epoch, deadline)))
+        except BaseException:
+            self._serving = False
+            raise
         self._keep_feeling()
 
     def extend(self, token: int, deadline: Instant) -> None:

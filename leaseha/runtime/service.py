@@ -222,6 +222,8 @@ class Service:
     async def _open_gate(self, effect: OpenGate) -> None:
         if self.parts.repository is None:
             return
+        # What is not running takes a while to start: the word that it serves until is read after that.
+        await self.parts.repository.ensure_running()
         until = self._until(effect.deadline)
         vips = [str(vip) for vip in self.parts.vips]
         await self.parts.repository.serve(vips, self.parts.port, effect.token, effect.epoch, until)

@@ -49,11 +49,12 @@ class Changes:
 class Operations:
     """Those of one tenure. Used by many threads."""
 
-    def __init__(self, mark: Mark, tail: Tail) -> None:
-        self._mark = mark
+    def __init__(self, mark: Mark, tail: Tail, before: Operations | None = None) -> None:
+        """`before`: those of the tenure before; under the same mark no number is given away twice."""
+        self.mark = mark
         self._tail = tail
         self._lock = threading.Lock()
-        self._last = 0
+        self._last = before.last if before is not None and before.mark == mark else 0
         self._open: dict[int, Address] = {}
         self._doubtful: dict[int, Address] = {}
         self._watchers: set[Changes] = set()
@@ -63,7 +64,7 @@ class Operations:
         with self._lock:
             self._last += 1
             self._open[self._last] = address
-            self._tail.note(self._mark, self._last, address)
+            self._tail.note(self.mark, self._last, address)
             return self._last
 
     def done(self, seq: int) -> None:
@@ -73,7 +74,7 @@ class Operations:
             self._end(seq, address)
             for doubtful in [one for one, of in self._doubtful.items() if of == address and one < seq]:
                 del self._doubtful[doubtful]
-                self._tail.forget(self._mark, doubtful)
+                self._tail.forget(self.mark, doubtful)
 
     def undone(self, seq: int) -> None:
         """No store has done it, and none will; nothing if it has ended already."""
@@ -91,7 +92,7 @@ class Operations:
                 self._tell_watchers(address)
 
     def _end(self, seq: int, address: Address) -> None:
-        self._tail.forget(self._mark, seq)
+        self._tail.forget(self.mark, seq)
         self._tell_watchers(address)
 
     def _tell_watchers(self, address: Address) -> None:

@@ -95,7 +95,7 @@ class PeerReplicator:
         """The token is ours, and durable here; nothing is replicated before `settled`."""
         self._settled = False
         self._mark = mark
-        self.operations = Operations(mark, self.tail)
+        self.operations = Operations(mark, self.tail, self.operations)
         self._lost_at.clear()
         self.membership.begin(mark)
         self.peers.begin(mark)

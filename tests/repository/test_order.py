@@ -134,6 +134,16 @@ def test_what_is_in_doubt_stays_in_the_tail_until_the_same_object_is_done():
     assert (made.confirmed(), noted.addresses(), made.doubtful()) == (4, frozenset(), frozenset())
 
 
+def test_numbers_go_on_under_the_same_token_and_begin_anew_under_another():
+    first = Operations(SEVEN, Tail())
+    for number in range(3):
+        first.done(first.begin(obj(number)))
+    again = Operations(SEVEN, Tail(), first)
+
+    assert (again.confirmed(), again.begin(obj(4))) == (3, 4)
+    assert Operations(EIGHT, Tail(), again).begin(obj(5)) == 1
+
+
 @pytest.mark.parametrize("end", [Operations.done, Operations.doubt, Operations.undone])
 def test_whoever_watches_hears_of_each_object_that_changed(end: Callable[[Operations, int], None]):
     made = Operations(SEVEN, Tail())

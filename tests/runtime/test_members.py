@@ -1,12 +1,13 @@
 """Whose confirmation a repository's process is told to need, and what it says goes on to the core."""
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from leaseha.config import CopiesConfig
+from leaseha.config import Config, CopiesConfig, load
 from leaseha.core import events, records
 from leaseha.core.spec import LeaseSpec
 from leaseha.core.state import Draft
@@ -208,3 +209,43 @@ def test_status_says_how_far_a_node_has_caught_up():
         "copies 1, at least 1 needed: a",
         "copy on b: catching-up, 25% of 4 MiB, 0.5 MiB/s, 6 s left",
     ]
+
+
+async def test_check_names_the_nodes_that_take_no_copies_in(config_with_copies: Config):
+    """Whoever answers is not named."""
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    nodes = [
+        records.NodeRecord("node2", 1, "s", address="127.0.0.1", peer_ports={"backups": port}),
+        records.NodeRecord("node3", 1, "s", address="127.0.0.1", peer_ports={"backups": 1}),
+        records.NodeRecord("node4", 1, "s", address="127.0.0.1"),
+        records.NodeRecord("node1", 1, "s"),
+    ]
+    async with server:
+        found = await copying.unreachable(config_with_copies, nodes)
+
+    assert [line.split(": ")[1] for line in found] == [
+        "copies cannot be sent to node3",
+        "copies cannot be sent to node4",
+    ]
+
+
+@pytest.fixture
+def config_with_copies(tmp_path: Path) -> Config:
+    path = tmp_path / "leaseha.toml"
+    path.write_text(
+        """
+        cluster = "test"
+        [node]
+        name = "node1"
+        [etcd]
+        endpoints = ["http://127.0.0.1:2379"]
+        [lease.backups]
+        vips = ["192.0.2.50/24"]
+        priority = { node1 = 100, node2 = 50 }
+        [lease.backups.repository]
+        path = "/srv/backups"
+        replicate = true
+        """
+    )
+    return load(path, environ={})

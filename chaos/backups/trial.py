@@ -179,7 +179,17 @@ def _later(lab: Lab, size: Size, record: Path) -> tuple[Audit, str]:
         if not lab.nodes[FIRST].running:
             lab.nodes[FIRST].wait()
             lab.nodes[FIRST].start()
-        candidate(lab, FIRST)
+        _member_again(lab)
     except LabError as error:
         return Audit(0, 0), str(error)[:1000]
     return audit(expected(read(record)), directory_of(lab, FIRST, size)), ""
+
+
+def _member_again(lab: Lab) -> None:
+    """By the new holder's word: one that has just been woken up still believes what was before."""
+
+    def admitted(status: dict[str, Any]) -> bool:
+        rows = status["leases"][LEASE]["candidates"]
+        return any(row["node"] == FIRST and row["candidate"] for row in rows)
+
+    lab.nodes[OTHER].wait_for(f"{FIRST} is a candidate again", admitted, _STEP_S)

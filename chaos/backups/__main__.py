@@ -97,7 +97,9 @@ def row_of_size(size: Size) -> dict[str, Any]:
         "mib": size.mib,
         "limit_kib_s": size.limit_kib_s,
         "ttl": size.ttl,
-        "copies": "a directory for each node" if size.replicate else "one shared directory",
+        "copies": "a directory for each node"
+        if size.replicate
+        else "one shared directory (so no tickle ACKs)",
     }
 
 

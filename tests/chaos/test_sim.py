@@ -50,6 +50,8 @@ def test_something_happens_in_the_runs():
         "late-t9",
         "stale-intent",
         "guard-early",
+        "ack-too-soon",
+        "gate-too-soon",
     ],
 )
 def test_a_planted_bug_is_found(name):

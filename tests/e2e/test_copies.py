@@ -7,6 +7,8 @@ import http.client
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,20 +40,38 @@ SETTINGS: dict[str, Any] = {
 
 
 @contextlib.contextmanager
-def pair(folder: Path) -> Iterator[Lab]:
-    """The first holds, the other is in sync, and both their disks are empty."""
-    with cluster(folder, nodes=NAMES, settings=SETTINGS, replicate=True, measure=False) as lab:
+def pair(folder: Path, *, tls: bool = False) -> Iterator[Lab]:
+    """The first holds, the other is in sync; with `tls`, each knows the other by its certificate."""
+    files = certificates(folder.with_name(f"{folder.name}-pki")) if tls else {}
+    with cluster(folder, nodes=NAMES, settings=SETTINGS, replicate=True, measure=False, start=False) as lab:
         for name in NAMES:
-            lab.nodes[name].wait_ready(SOON_S)
+            lab.node(name, lease={LEASE: {"repository": files.get(name, {})}})
+            lab.start_nodes(name)
+            lab.nodes[FIRST].wait_for("it holds", lambda s: s["leases"][LEASE]["role"] == "HOLDER", SOON_S)
         level(lab, FIRST)
         create(lab)
         yield lab
 
 
+def certificates(folder: Path) -> dict[str, dict[str, str]]:
+    """As `leaseha pki` makes them; what each node's configuration says of them."""
+    for verb in (("init",), *(("issue", name) for name in NAMES)):
+        command = [sys.executable, "-m", "leaseha", "pki", *verb, "--dir", str(folder)]
+        subprocess.run(command, check=True, capture_output=True)
+    return {
+        name: {
+            "peer_ca": str(folder / "ca.crt"),
+            "peer_cert": str(folder / f"{name}.crt"),
+            "peer_key": str(folder / f"{name}.key"),
+        }
+        for name in NAMES
+    }
+
+
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory) -> Iterator[Lab]:
     """For the tests that end nobody, one after the other."""
-    with pair(tmp_path_factory.mktemp("copies")) as lab:
+    with pair(tmp_path_factory.mktemp("copies"), tls=True) as lab:
         yield lab
 
 

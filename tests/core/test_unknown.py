@@ -12,7 +12,7 @@ from leaseha.core.effects import Commit
 from leaseha.core.records import IntentRecord, Kind
 from leaseha.core.spec import LeaseSpec
 from leaseha.core.state import Role
-from leaseha.core.values import NS_PER_MS, NS_PER_S, Committed, Refused
+from leaseha.core.values import NS_PER_MS, NS_PER_S, Committed, Refused, Unknown
 from tests.core import hands
 from tests.core.harness import World, spec
 

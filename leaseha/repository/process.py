@@ -409,7 +409,8 @@ def _run(options: argparse.Namespace) -> int:
         peers = read_options(options.lease, options.store, options.peer_listen, options.peer_tls)
         repository = Repository(channel, options.path, depth=options.depth, door=options.door, peers=peers)
     except (OSError, ValueError, TypeError) as trouble:
-        why = f"the repository cannot be served: {trouble}"
+        what = "the data directory cannot be used" if isinstance(trouble, OSError) else "wrong options"
+        why = f"{what}: {trouble}"
         log.error("%s", why)  # noqa: TRY400 - an operator's sentence, no traceback
         channel.sendall(encode({"say": "ready", "id": 0, "ok": False, "why": why}))
         return 1

@@ -111,7 +111,7 @@ def path_of(binders, ports=None, **others):
         name: SimpleNamespace(
             serving=True,
             parts=SimpleNamespace(
-                binder=binder, vips=(LO,), repository=ports.get(name), port=ports.get(name)
+                binder=binder, vips=(LO,), repository=ports.get(name), port=ports.get(name), tls=False
             ),
         )
         for name, binder in binders.items()

@@ -207,4 +207,6 @@ def test_the_client_library_of_prometheus_reads_them(limited):
     families = {family.name: family for family in text_string_to_metric_families(text)}
 
     assert all(family.documentation and family.type != "unknown" for family in families.values())
-    assert {"laptop"} == {s.labels["repo"] for f in families.values() for s in f.samples if "repo" in s.labels}
+    assert {"laptop"} == {
+        s.labels["repo"] for f in families.values() for s in f.samples if "repo" in s.labels
+    }

@@ -181,6 +181,8 @@ def _door(section: Section) -> DoorConfig:
         metrics=section.get(keys.REPOSITORY_METRICS),
         cert=section.get(keys.REPOSITORY_CERT),
         key=section.get(keys.REPOSITORY_KEY),
+        trash_days=section.get(keys.REPOSITORY_TRASH_KEEP),
+        quarantine_days=section.get(keys.REPOSITORY_QUARANTINE_KEEP),
     )
 
 

@@ -162,7 +162,7 @@ class CatchUp:
                 self._differ(peer, path, lacking, surplus)
         for at in range(0, len(surplus), AT_ONCE):
             self._check(mark)
-            _put_aside(peer, surplus[at : at + AT_ONCE])
+            put_aside(peer, surplus[at : at + AT_ONCE])
         if surplus:
             log.warning("catch-up of %s: %d objects put aside there", peer.address.node, len(surplus))
         progress = self._running[peer.store]
@@ -223,10 +223,11 @@ class CatchUp:
         try:
             self._replicator.putting(address)(peer)
         except (FileNotFoundError, NotADirectoryError):
-            _put_aside(peer, [address])
+            put_aside(peer, [address])
 
 
-def _put_aside(peer: Peer, addresses: list[Address]) -> None:
+def put_aside(peer: Peer, addresses: list[Address]) -> None:
+    """Into that store's quarantine. Raises PeerError."""
     body = json.dumps({"objects": [path_of(one) for one in addresses]}).encode()
     answer = peer.client.ask("POST", QUARANTINE, peer.stamp(), body)
     if answer.status != 200:

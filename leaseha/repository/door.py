@@ -10,6 +10,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Self
 
+from leaseha.repository.aside import QUARANTINE_DAYS, TRASH_DAYS
 from leaseha.repository.exchange import Exchange
 from leaseha.repository.paths import Address, Kind
 from leaseha.repository.refused import RefusedError
@@ -31,6 +32,8 @@ class DoorOptions:
     metrics: bool = False
     cert: str = ""
     key: str = ""
+    trash_days: int = TRASH_DAYS
+    quarantine_days: int = QUARANTINE_DAYS
 
     def told(self) -> str:
         """As JSON, for the child's command line; nothing in it is secret."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+from leaseha.repository.aside import Aside
 from leaseha.repository.usage import Usage
 
 TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def text(usage: Usage, counters: Mapping[str, int], quota_bytes: int) -> bytes:
-    """All of it. `counters`: of the process, each a total."""
+def text(usage: Usage, counters: Mapping[str, int], quota_bytes: int, kept: Sequence[Aside] = ()) -> bytes:
+    """All of it. `counters`: of the process, each a total; `kept`: trash and quarantine."""
     uses = sorted(usage.uses().items())
     done, sizes = usage.done()
     lines: list[str] = []
@@ -40,6 +41,7 @@ def text(usage: Usage, counters: Mapping[str, int], quota_bytes: int) -> bytes:
         lines.append(f"leaseha_repository_quota_bytes {quota_bytes}")
     lines += _family("repository_counted", "gauge", "1 once the directory was counted since the start.")
     lines.append(f"leaseha_repository_counted {int(usage.counted)}")
+    lines += _kept(kept)
     for name, found in (("operations", done), ("operation_bytes", sizes)):
         lines += _family(
             f"repository_{name}_total", "counter", "Objects read, written and deleted by clients."
@@ -50,6 +52,20 @@ def text(usage: Usage, counters: Mapping[str, int], quota_bytes: int) -> bytes:
         lines += _family(f"repository_server_{name}_total", "counter", "Of the repository's process.")
         lines.append(f"leaseha_repository_server_{name}_total {total}")
     return ("\n".join(lines) + "\n").encode()
+
+
+def _kept(kept: Sequence[Aside]) -> list[str]:
+    lines: list[str] = []
+    for one in kept:
+        name = f"repository_{one.folder.name}"
+        for what, kind, total in (
+            ("bytes", "gauge", one.bytes),
+            ("objects", "gauge", one.objects),
+            ("purged_total", "counter", one.purged),
+        ):
+            lines += _family(f"{name}_{what}", kind, f"The {one.folder.name} of this node; purged: for good.")
+            lines.append(f"leaseha_{name}_{what} {total}")
+    return lines
 
 
 def _family(name: str, kind: str, help_: str) -> list[str]:

@@ -100,7 +100,7 @@ class Peering:
             adopted=self._adopted,
             disk_fault=fault,
         )
-        ManifestRoutes(store.root).join(self.app)
+        ManifestRoutes(store).join(self.app)
         self._catch_up = CatchUp(self.replicator, store)
         self._server = Server(self.app.handle, LIMITS, tls=Renewed(tls) if tls else None)
         self._server.listen([options.host], options.port)
@@ -161,7 +161,11 @@ class Peering:
 
     def status(self) -> dict[str, Any]:
         """For `status`."""
-        return {**self.replicator.status(), "clients": len(self.clients.known())}
+        told, level = self.replicator.status(), self._catch_up.progress()
+        for peer in told["peers"]:
+            if progress := level.get(peer["store"]):
+                peer |= {"state": "catching-up", **progress}
+        return {**told, "clients": len(self.clients.known())}
 
     # ---- from other threads
 

@@ -17,7 +17,7 @@ from leaseha.core.values import Instant
 from leaseha.errors import ResourceError
 from leaseha.lines import Shape
 from leaseha.repository.adopted import Inherited
-from leaseha.repository.control import Answer, Notice, RepositoryError, RepositoryProcess
+from leaseha.repository.control import Answer, Notice, RepositoryError, RepositoryProcess, RepositoryStatus
 from leaseha.runtime.copies import Copies
 from leaseha.runtime.datadir import DataDirectory
 from leaseha.runtime.handover import RepositoryTold
@@ -193,6 +193,14 @@ class WarmRepository:
     def extend(self, token: int, deadline: Instant) -> None:
         """Move the deadline."""
         self._process.extend(token, deadline)
+
+    async def chore(self, what: str, arguments: Mapping[str, Any]) -> Answer:
+        """Begin what an operator asks for. Raises `RepositoryError`."""
+        return await self._process.chore(what, arguments)
+
+    async def inside(self) -> RepositoryStatus:
+        """What its process says of itself. Raises `RepositoryError`."""
+        return await self._process.status()
 
     async def stop(self, drain_s: float) -> None:
         """Close the gate; when this returns, or raises, nothing can be acknowledged any more."""

@@ -57,6 +57,8 @@ def options_of(door: DoorConfig) -> DoorOptions:
         metrics=door.metrics,
         cert=str(door.cert or ""),
         key=str(door.key or ""),
+        trash_days=door.trash_days,
+        quarantine_days=door.quarantine_days,
     )
 
 

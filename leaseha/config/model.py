@@ -211,6 +211,14 @@ class DoorConfig:
     """How long what clients delete is kept; 0: not at all."""
     quarantine_days: int = 30
     """How long what leaseha puts aside is kept."""
+    compare_every_ns: int = 600 * NS_PER_S
+    """How often the holder compares with the members; 0: never."""
+    scrub_rate: int = 10 << 20
+    """Bytes a second that are read again and hashed; 0: none."""
+    scrub_days: int = 30
+    """From the beginning of one pass over all of it to that of the next."""
+    catch_up_rate: int = 0
+    """Bytes a second to a node that is brought level; 0: no bound."""
 
 
 @dataclass(frozen=True, slots=True)

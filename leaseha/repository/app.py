@@ -13,9 +13,9 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Final
+from typing import Any, Final
 
 from leaseha.repository import metrics, paths
 from leaseha.repository.aside import Aside
@@ -88,6 +88,8 @@ class App:
         self._door = door or Door()
         self._usage = usage
         self._kept = kept
+        self.upkeep: Callable[[], Mapping[str, Any]] = dict
+        """What scrub and compare say, for the metrics."""
         self._disk_fault = disk_fault
         self._lock = threading.Lock()
         self._buffers = threading.local()
@@ -192,7 +194,7 @@ class App:
         self._door.may_monitor(guest)
         with self._lock:
             counters = asdict(self.counters)
-        body = metrics.text(usage, counters, self._door.options.quota_bytes, self._kept)
+        body = metrics.text(usage, counters, self._door.options.quota_bytes, self._kept, self.upkeep())
         exchange.answer(200, body, ("Content-Type", metrics.TYPE))
 
     def _repository(self, exchange: Exchange, admitted: Pass, address: Address) -> None:

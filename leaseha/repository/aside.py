@@ -85,8 +85,10 @@ class Aside:
 
     # ---- filling
 
-    def put(self, path: Path, address: Address) -> bool:
+    def put(self, path: Path, address: Address, *, stays: bool = False) -> bool:
         """Move the object that is at `path`; it is durable here when this returns. False: no file is there.
+
+        `stays`: it gets a second name here, and keeps the one that it has.
 
         That it is gone from its old place is for the caller to make durable. Raises OSError; nothing has moved then.
         """
@@ -101,7 +103,8 @@ class Aside:
             with self._lock, contextlib.suppress(FileNotFoundError):
                 # Gone: the object, or the folder, which another process has emptied. The next round tells.
                 self._folders.make(folder)
-                path.rename(_free(folder, address.name or Kind.CONFIG))
+                target = _free(folder, address.name or Kind.CONFIG)
+                target.hardlink_to(path) if stays else path.rename(target)
                 self.objects += 1
                 self.bytes += status.st_size
                 break

@@ -141,6 +141,8 @@ class RepositoryStatus:
     """Empty where there is one copy: else `members`, `copies`, `tail`, `peers` with one entry a store."""
     chores: Message = field(default_factory=dict)
     """By kind, how far each is, or what came of it (leaseha.repository.chores)."""
+    upkeep: Message = field(default_factory=dict)
+    """`scrub`; where copies are kept also `mending` and `compare` (leaseha.repository.upkeep)."""
 
 
 class RepositoryProcess:

@@ -34,6 +34,13 @@ class DoorOptions:
     key: str = ""
     trash_days: int = TRASH_DAYS
     quarantine_days: int = QUARANTINE_DAYS
+    compare_every_s: float = 600.0
+    """0: never; so are the others."""
+    scrub_rate: int = 0
+    """Bytes a second."""
+    scrub_every_s: float = 30 * 86400.0
+    """From the beginning of one pass to that of the next."""
+    catch_up_rate: int = 0
 
     def told(self) -> str:
         """As JSON, for the child's command line; nothing in it is secret."""

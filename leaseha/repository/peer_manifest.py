@@ -43,7 +43,7 @@ class ManifestRoutes:
         if visit.exchange.request.length > _BODY_MAX:
             raise PeerRefusedError(413, "too many at once")
         try:
-            paths = json.loads(_body(visit))["objects"]
+            paths = json.loads(body_of(visit))["objects"]
             addresses = [peer_wire.address_of(str(path)) for path in paths]
         except (ValueError, KeyError, TypeError) as wrong:
             raise PeerRefusedError(400, "not a list of objects") from wrong
@@ -61,7 +61,8 @@ class ManifestRoutes:
         visit.answer({"moved": moved})
 
 
-def _body(visit: Visit) -> bytes:
+def body_of(visit: Visit) -> bytes:
+    """All of a small body. Raises PeerRefusedError."""
     body = bytearray()
     view = memoryview(bytearray(64 * 1024))
     while count := visit.exchange.body.read_into(view):

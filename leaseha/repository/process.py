@@ -43,6 +43,7 @@ from leaseha.repository.server import Limits, Server
 from leaseha.repository.store import OURS, DirectoryStore
 from leaseha.repository.tokens import Mark, TokenLedger, TokenTooOldError
 from leaseha.repository.undelete import Undelete
+from leaseha.repository.upkeep import Upkeep
 from leaseha.repository.usage import Usage
 
 log = logging.getLogger(__name__)
@@ -103,6 +104,9 @@ class Repository:
         self._chores = Chores()
         undelete = Undelete(store, self._gate, copies, self._usage)
         self._chores.register("undelete", undelete, undelete.allowed)
+        self._upkeep = Upkeep(store, self._gate, self._peering, self._chores, self._fault)
+        self._app.upkeep = self._upkeep.status
+        self._upkeep.begin(door)
         self._serving: Word | None = None
         """Listeners are open until this deadline, whether or not the gate is."""
         self._vips: list[str] = []
@@ -197,6 +201,7 @@ class Repository:
             case "door":
                 self._answer(message["id"], ok=not (why := self._doorman.change(message)), why=why)
                 self._set_keeping(self._doorman.door.options)
+                self._upkeep.change(self._doorman.door.options)
             case unknown:
                 self._answer(message["id"], ok=False, why=f"unknown word {unknown!r}")
 
@@ -321,6 +326,7 @@ class Repository:
                 **asdict(self._app.counters),
                 "replication": self._peering.status() if self._peering else {},
                 "chores": self._chores.status(),
+                "upkeep": self._upkeep.status(),
             }
         )
 

@@ -155,7 +155,7 @@ def test_a_pass_goes_on_where_it_was_after_a_restart(tmp_path: Path):
     first.begin()
     until(lambda: allowed[0] <= 0, "it was told to stop")
     first.end()
-    until(lambda: (tmp_path / ".leaseha/scrub").exists(), "its place is kept")
+    until((tmp_path / ".leaseha/scrub").exists, "its place is kept")
     before = first.status()["pass_objects"]
     assert 0 < before < 30
 

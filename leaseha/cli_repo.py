@@ -26,6 +26,8 @@ Verb = Callable[..., Any]
 
 POLL_S: Final = 0.5
 WATCH_S: Final = 2.0
+NAMES_MOST: Final = 100
+"""As many fit into one request to the agent."""
 _rest: Final = threading.Event()
 """Never set."""
 _NAME: Final = re.compile(r"[0-9a-f]{6,64}|config")
@@ -223,6 +225,8 @@ def _undelete(arguments: argparse.Namespace) -> int:
             raise UsageError(f"NAME = {name}: write 6 to 64 hexadecimal digits, or config")
     if bool(arguments.names) and arguments.all:
         raise UsageError("NAME and --all: name objects, or say --all, not both")
+    if len(arguments.names) > NAMES_MOST:
+        raise UsageError(f"NAME: at most {NAMES_MOST} at once; or say --all, with --repository and --since")
     if arguments.list:
         return _would_come_back(arguments, repository, since)
     if not arguments.names and not arguments.all:

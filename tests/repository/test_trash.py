@@ -376,6 +376,18 @@ async def test_how_long_things_are_kept_can_change_while_it_runs(agent):
     assert in_trash(agent.root) == []
 
 
+async def test_the_metrics_say_what_is_kept_and_what_is_gone_for_good(agent):
+    assert (await agent.serve()).ok
+    assert (await agent.process.change_door(DoorOptions(metrics=True))).ok
+    assert (await agent.ask("POST", f"/r/data/{NAME}", BODY)).status == 200
+    assert (await agent.ask("DELETE", f"/r/data/{NAME}")).status == 200
+
+    lines = (await agent.ask("GET", "/metrics")).body.decode().splitlines()
+
+    assert {"leaseha_repository_trash_bytes 5000", "leaseha_repository_trash_objects 1"} <= {*lines}
+    assert {"leaseha_repository_quarantine_bytes 0", "leaseha_repository_trash_purged_total 0"} <= {*lines}
+
+
 # ---- on two nodes
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from leaseha.config import Config, load
-from leaseha.errors import OperationalError, UsageError
+from leaseha.errors import AgentUnreachable, OperationalError, UsageError
 
 if TYPE_CHECKING:
     from leaseha.config import RepositoryConfig
@@ -26,6 +26,8 @@ Verb = Callable[..., Any]
 
 POLL_S: Final = 0.5
 WATCH_S: Final = 2.0
+PATIENCE: Final = 20
+"""So many vain questions in a row, and the agent is gone."""
 NAMES_MOST: Final = 100
 """As many fit into one request to the agent."""
 _rest: Final = threading.Event()
@@ -267,8 +269,18 @@ def _chore(arguments: argparse.Namespace, what: str, wish: Mapping[str, Any]) ->
     if arguments.no_wait:
         print(json.dumps({"begun": what}) if arguments.json else f"{what}: begun")
         return 0
+    patience = PATIENCE
     while True:
-        told = chores.ask(config, lease, "status")["chores"].get(what)
+        try:
+            told = chores.ask(config, lease, "status")["chores"].get(what)
+        except AgentUnreachable:
+            # A reload takes a moment, and the work goes on.
+            if not patience:
+                raise
+            patience -= 1
+            _rest.wait(POLL_S)
+            continue
+        patience = PATIENCE
         if told is None:
             raise OperationalError(
                 f"{what}: the repository's process has begun anew, and knows nothing of it"

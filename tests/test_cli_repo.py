@@ -201,6 +201,17 @@ async def test_how_far_the_others_are_is_told_from_the_status(node: Standing, ca
     assert (found["level"], [store["state"] for store in found["stores"]]) == (True, ["holder", "member"])
 
 
+async def test_nobody_can_ask_for_work_over_tcp(node: Standing):
+    port = free_port()
+    await node.server.listen_tcp("127.0.0.1", port)
+
+    def talk() -> int:
+        with Client(port) as client:
+            return client.ask("POST", "/repository", b'{"lease":"backups","do":"undelete"}').status
+
+    assert await asyncio.to_thread(talk) == 405
+
+
 def test_a_chore_tells_how_far_it_is_what_it_found_and_why_it_failed():
     chores = Chores()
     waiting, leaving = [], []

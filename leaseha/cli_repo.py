@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from leaseha.config import Config, load
-from leaseha.errors import OperationalError, UsageError
+from leaseha.errors import AgentUnreachable, OperationalError, UsageError
 
 if TYPE_CHECKING:
     from leaseha.config import RepositoryConfig
@@ -26,6 +26,10 @@ Verb = Callable[..., Any]
 
 POLL_S: Final = 0.5
 WATCH_S: Final = 2.0
+PATIENCE: Final = 20
+"""So many vain questions in a row, and the agent is gone."""
+NAMES_MOST: Final = 100
+"""As many fit into one request to the agent."""
 _rest: Final = threading.Event()
 """Never set."""
 _NAME: Final = re.compile(r"[0-9a-f]{6,64}|config")
@@ -60,9 +64,12 @@ def add_repo(verb: Verb, config: argparse.ArgumentParser, as_json: argparse.Argu
     _waits(undelete)
     syncing = below("sync-status", _sync_status, "which node has what, and how far those that lack some are")
     syncing.add_argument("--watch", action="store_true", help="again every 2 s")
-    _waits(below("scrub", _scrub, "read all that is on this node's disk, and compare it with its names"))
+    scrub = below("scrub", _scrub, "read all that is on this node's disk, and compare it with its names")
+    _paced(scrub)
+    _waits(scrub)
     verify = below("verify", _verify, "compare another node's copy with the holder's; on the holder only")
     verify.add_argument("node", metavar="NODE")
+    _paced(verify)
     _waits(verify)
 
 
@@ -71,6 +78,26 @@ def _which(parser: argparse.ArgumentParser) -> None:
         "--repository", default=None, metavar="PATH", help="of this one only, such as /laptop/"
     )
     parser.add_argument("--since", default=None, metavar="DATE", help="deleted on that day (UTC) or later")
+
+
+def _paced(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--rate",
+        type=_rate,
+        default=0,
+        metavar="SIZE",
+        help="a second, such as 50M; all that goes, if not said",
+    )
+
+
+def _rate(text: str) -> int:
+    from leaseha.config import readers
+    from leaseha.config.faults import Wrong
+
+    try:
+        return readers.size(text)
+    except Wrong as wrong:
+        raise argparse.ArgumentTypeError(str(wrong)) from wrong
 
 
 def _waits(parser: argparse.ArgumentParser) -> None:
@@ -223,6 +250,8 @@ def _undelete(arguments: argparse.Namespace) -> int:
             raise UsageError(f"NAME = {name}: write 6 to 64 hexadecimal digits, or config")
     if bool(arguments.names) and arguments.all:
         raise UsageError("NAME and --all: name objects, or say --all, not both")
+    if len(arguments.names) > NAMES_MOST:
+        raise UsageError(f"NAME: at most {NAMES_MOST} at once; or say --all, with --repository and --since")
     if arguments.list:
         return _would_come_back(arguments, repository, since)
     if not arguments.names and not arguments.all:
@@ -246,11 +275,11 @@ def _would_come_back(arguments: argparse.Namespace, repository: str | None, sinc
 
 
 def _scrub(arguments: argparse.Namespace) -> int:
-    return _chore(arguments, "scrub", {})
+    return _chore(arguments, "scrub", {"rate": arguments.rate})
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    return _chore(arguments, "verify", {"node": arguments.node})
+    return _chore(arguments, "verify", {"node": arguments.node, "rate": arguments.rate})
 
 
 def _chore(arguments: argparse.Namespace, what: str, wish: Mapping[str, Any]) -> int:
@@ -263,8 +292,18 @@ def _chore(arguments: argparse.Namespace, what: str, wish: Mapping[str, Any]) ->
     if arguments.no_wait:
         print(json.dumps({"begun": what}) if arguments.json else f"{what}: begun")
         return 0
+    patience = PATIENCE
     while True:
-        told = chores.ask(config, lease, "status")["chores"].get(what)
+        try:
+            told = chores.ask(config, lease, "status")["chores"].get(what)
+        except AgentUnreachable:
+            # A reload takes a moment, and the work goes on.
+            if not patience:
+                raise
+            patience -= 1
+            _rest.wait(POLL_S)
+            continue
+        patience = PATIENCE
         if told is None:
             raise OperationalError(
                 f"{what}: the repository's process has begun anew, and knows nothing of it"

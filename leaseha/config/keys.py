@@ -144,7 +144,7 @@ REPOSITORY_QUOTA: Final = _given("lease.*.repository.quota", readers.or_off(read
 REPOSITORY_METRICS: Final = _given("lease.*.repository.metrics", readers.yes_no, "false")
 REPOSITORY_CERT: Final = _found("lease.*.repository.cert", readers.absolute_path, "none: HTTP without TLS")
 REPOSITORY_KEY: Final = _found("lease.*.repository.key", readers.absolute_path, "none")
-REPOSITORY_TRASH_KEEP: Final = _given("lease.*.repository.trash_keep", readers.or_off(readers.days), '"7d"')
+REPOSITORY_TRASH_KEEP: Final = _given("lease.*.repository.trash_keep", readers.days_or_off, '"7d"')
 REPOSITORY_COMPARE_EVERY: Final = _given(
     "lease.*.repository.compare_every", readers.or_off(readers.duration(NS_PER_S, 24 * NS_PER_HOUR)), '"10m"'
 )

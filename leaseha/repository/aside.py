@@ -81,7 +81,7 @@ class Aside:
         self._folders = Folders(root, sync)
         self._lock = threading.Lock()
         self._emptying = threading.Lock()
-        self._pins = 0
+        self._pins = self._changes = 0
 
     # ---- filling
 
@@ -107,6 +107,7 @@ class Aside:
                 target.hardlink_to(path) if stays else path.rename(target)
                 self.objects += 1
                 self.bytes += status.st_size
+                self._changes += 1
                 break
         else:
             raise OSError(errno.EBUSY, "the folder is emptied all the time", str(self.folder))
@@ -126,13 +127,19 @@ class Aside:
 
     def count(self, rest: Callable[[], object] = lambda: None) -> None:
         """What is held, anew. Raises OSError."""
-        objects = held = 0
-        for kept in self.entries():
-            objects += 1
-            held += kept.size
-            if objects % _AT_ONCE == 0:
-                rest()
-        self.objects, self.bytes = objects, held
+        for left in reversed(
+            range(_TRIES)
+        ):  # where it never rests, what comes meanwhile may be wrong at last
+            before, objects, held = self._changes, 0, 0
+            for kept in self.entries():
+                objects += 1
+                held += kept.size
+                if objects % _AT_ONCE == 0:
+                    rest()
+            with self._lock:
+                if self._changes == before or not left:
+                    self.objects, self.bytes = objects, held
+                    return
 
     # ---- emptying
 
@@ -163,7 +170,9 @@ class Aside:
                 with self._emptying:
                     if self._pins:
                         return removed
-                    removed += self._remove(kept)
+                    gone = self._remove(kept)
+                    removed += gone
+                    self.purged += gone
                 if removed % _AT_ONCE == 0:
                     rest()
             self._remove_folders(self.folder / day)
@@ -182,6 +191,7 @@ class Aside:
                     freed += kept.size
                     if freed >= wanted or time.monotonic() > until:
                         break
+            self.purged += removed
         if removed:
             log.warning("the disk is full: %d objects of the %s are gone for good", removed, self.folder.name)
         return bool(removed)
@@ -194,7 +204,7 @@ class Aside:
         with self._lock:
             self.objects = max(0, self.objects - 1)
             self.bytes = max(0, self.bytes - kept.size)
-            self.purged += 1
+            self._changes += 1
         return 1
 
     def _remove_folders(self, folder: Path) -> None:

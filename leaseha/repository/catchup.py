@@ -22,7 +22,7 @@ from leaseha.repository.operations import Changes
 from leaseha.repository.paths import Address, Kind
 from leaseha.repository.peer_client import PeerError, StalePeerError, WrongBytesError
 from leaseha.repository.peer_manifest import AT_ONCE, QUARANTINE
-from leaseha.repository.peer_wire import path_of
+from leaseha.repository.peer_wire import STATE, addresses_of, path_of
 from leaseha.repository.peers import Peer
 from leaseha.repository.replicator import PeerReplicator
 from leaseha.repository.store import DirectoryStore
@@ -174,7 +174,9 @@ class CatchUp:
         if surplus:
             log.warning("catch-up of %s: %d objects put aside there", peer.address.node, len(surplus))
         progress = self._running[peer.store]
-        lacking = {**found.lacking, **dict.fromkeys(found.configs, 0)}
+        # And what it has itself found spoilt, by its names and sizes the same.
+        said = peer.client.ask("GET", STATE, peer.stamp()).json.get("bad", [])
+        lacking = {**dict.fromkeys((*addresses_of(said), *found.configs), 0), **found.lacking}
         progress.total_bytes = sum(lacking.values())
         progress.total_objects = len(lacking)
         progress.sending_since = time.monotonic()

@@ -127,7 +127,7 @@ class Chores:
         return {what: chore.told() for what, chore in self._last.items()}
 
     def end(self) -> None:
-        """The process ends, or its gate has closed for good: whatever looks at `check` stops."""
+        """The process ends: whatever looks at `check` stops."""
         for chore in self._last.values():
             chore.progress.stop()
 

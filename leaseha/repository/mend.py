@@ -121,7 +121,10 @@ class Mender:
             except StalePeerError:
                 raise
             except PeerError as trouble:
-                log.warning("mending at %s: %s", peer.address.node, trouble)
+                # It lacks what was acknowledged, and cannot take it: it must not take over (G2).
+                why = f"{peer.address.node} has spoilt objects and took no good one: {trouble}"
+                self._replicator.membership.drop([peer.store], why)
+                return
 
     def _due(self, store: str, address: Address) -> bool:
         if time.monotonic() < self._again_at.get((store, address), 0.0):

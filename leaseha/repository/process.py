@@ -129,6 +129,7 @@ class Repository:
                 self._mind_opening()
             if self._channel.fileno() in ready and not self._listen_to_agent():
                 self._close("the agent is gone")
+                self._chores.end()
                 return "the agent closed the control channel"
             self._mind_stop()
 

@@ -369,7 +369,7 @@ class PeerReplicator:
         in_touch = "member" if peer.usable else "unreachable"
         state = in_touch if peer.store in required else "dropped"
         about = {"store": peer.store, "node": peer.address.node, "state": state, "why": peer.why}
-        return {**about, "alive": peer.alive, "sent_bytes": peer.bytes_sent}
+        return {**about, "alive": peer.alive, "sent_bytes": peer.bytes_sent, "bad": len(peer.bad)}
 
 
 class _Registered(PeerCopies):

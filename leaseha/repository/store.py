@@ -194,12 +194,16 @@ class DirectoryStore:
             return False
 
     def put_aside(self, address: Address) -> bool:
-        """Into the quarantine, durably. False: it was not there. Raises OSError."""
+        """Into the quarantine; gone durably when this returns. False: it was not there. Raises OSError."""
         path = self._path(address)
-        if not self.quarantine.put(path, address):
-            return False
+        try:
+            moved = self.quarantine.put(path, address)
+        except OSError as full:
+            if full.errno not in FULL or not self._make_room(0):
+                raise
+            moved = self.quarantine.put(path, address)
         self._folders.settle_absence(path)
-        return True
+        return moved
 
     def _folder(self, address: Address) -> Path:
         if address.kind is None:

@@ -239,11 +239,11 @@ class WarmRepository:
         """A process that hangs is as bad as a dead one: it is killed when it does not answer, and that is told."""
         with contextlib.suppress(RepositoryError):
             status, still = await self._process.status(), PAUSE_PULSES
-            self._note_copies(status.replication)
+            self._note_copies({**status.replication, "upkeep": status.upkeep})
             while self._serving:
                 await asyncio.sleep(PULSE_S)
                 before, status = status, await self._process.status()
-                self._note_copies(status.replication)
+                self._note_copies({**status.replication, "upkeep": status.upkeep})
                 still = 0 if status.busy or status.bytes_in != before.bytes_in else still + 1
                 self._note_busy(still < PAUSE_PULSES)
 

@@ -245,7 +245,7 @@ class CatchUp:
             # What is spoilt here can be given to nobody; that must not keep all the rest from having a copy.
             if not self.suspect(address):
                 raise
-            log.error("catch-up of %s: %s is spoilt here", peer.address.node, path_of(address))  # noqa: TRY400
+            log.error("catch-up of %s: %s is spoilt here", peer.address.node, path_of(address))  # noqa: TRY400 - an operator's sentence
 
 
 def put_aside(peer: Peer, addresses: list[Address]) -> None:

@@ -186,7 +186,7 @@ class Comparer:
                 self._mender.fetch_from(peer, address, mark, spoilt=False)
                 return
             except WrongHashError:
-                log.error("compare: %s is spoilt there: put aside", path_of(address))  # noqa: TRY400 - a sentence
+                log.error("compare: %s is spoilt there: put aside", path_of(address))  # noqa: TRY400 - an operator's sentence
         with self._replicator.barrier.pack(LOOK_S):
             if not self._is_here(address):
                 put_aside(peer, [address])

@@ -117,7 +117,7 @@ class Mender:
                 continue  # deleted meanwhile
             except WrongBytesError:
                 if self._scrub.suspect(address):
-                    log.error("mending: %s is spoilt here too", path_of(address))  # noqa: TRY400 - a sentence
+                    log.error("mending: %s is spoilt here too", path_of(address))  # noqa: TRY400 - an operator's sentence
             except StalePeerError:
                 raise
             except PeerError as trouble:
@@ -161,7 +161,7 @@ class Mender:
             except StalePeerError:
                 raise
             except WrongHashError:
-                log.error("%s is spoilt at %s too", path_of(address), peer.address.node)  # noqa: TRY400 - a sentence
+                log.error("%s is spoilt at %s too", path_of(address), peer.address.node)  # noqa: TRY400 - an operator's sentence
             except PeerError as trouble:
                 log.warning("fetching %s from %s: %s", path_of(address), peer.address.node, trouble)
         return False

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from leaseha import __version__, cli_access
+from leaseha import __version__, cli_access, cli_repo
 from leaseha.config import DEFAULT_PATH, load, parse
 from leaseha.errors import AgentUnreachable, LeasehaError, OperationalError, UsageError
 
@@ -112,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     cli_access.add_pki(verb, as_json)
     cli_access.add_user(verb, config, as_json)
+    cli_repo.add_repo(verb, config, as_json)
     verb("version", _version, "print the version", as_json)
     return parser
 

@@ -181,6 +181,12 @@ def _door(section: Section) -> DoorConfig:
         metrics=section.get(keys.REPOSITORY_METRICS),
         cert=section.get(keys.REPOSITORY_CERT),
         key=section.get(keys.REPOSITORY_KEY),
+        trash_days=section.get(keys.REPOSITORY_TRASH_KEEP),
+        quarantine_days=section.get(keys.REPOSITORY_QUARANTINE_KEEP),
+        compare_every_ns=section.get(keys.REPOSITORY_COMPARE_EVERY),
+        scrub_rate=section.get(keys.REPOSITORY_SCRUB_RATE),
+        scrub_days=section.get(keys.REPOSITORY_SCRUB_EVERY),
+        catch_up_rate=section.get(keys.REPOSITORY_CATCH_UP_RATE),
     )
 
 

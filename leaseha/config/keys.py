@@ -144,6 +144,16 @@ REPOSITORY_QUOTA: Final = _given("lease.*.repository.quota", readers.or_off(read
 REPOSITORY_METRICS: Final = _given("lease.*.repository.metrics", readers.yes_no, "false")
 REPOSITORY_CERT: Final = _found("lease.*.repository.cert", readers.absolute_path, "none: HTTP without TLS")
 REPOSITORY_KEY: Final = _found("lease.*.repository.key", readers.absolute_path, "none")
+REPOSITORY_TRASH_KEEP: Final = _given("lease.*.repository.trash_keep", readers.days_or_off, '"7d"')
+REPOSITORY_COMPARE_EVERY: Final = _given(
+    "lease.*.repository.compare_every", readers.or_off(readers.duration(NS_PER_S, 24 * NS_PER_HOUR)), '"10m"'
+)
+REPOSITORY_SCRUB_RATE: Final = _given("lease.*.repository.scrub_rate", readers.or_off(readers.size), '"10M"')
+REPOSITORY_SCRUB_EVERY: Final = _given("lease.*.repository.scrub_every", readers.days, '"30d"')
+REPOSITORY_CATCH_UP_RATE: Final = _given(
+    "lease.*.repository.catch_up_rate", readers.or_off(readers.size), '"off"'
+)
+REPOSITORY_QUARANTINE_KEEP: Final = _given("lease.*.repository.quarantine_keep", readers.days, '"30d"')
 REPOSITORY_REPLICATE: Final = _given("lease.*.repository.replicate", readers.yes_no, "false")
 REPOSITORY_PEER_PORT: Final = _given("lease.*.repository.peer_port", readers.integer(1, 65535), "8001")
 REPOSITORY_MIN_COPIES: Final = _found(

@@ -207,6 +207,18 @@ class DoorConfig:
     cert: Path | None = None
     """With `key`: TLS, and nothing else, on the port."""
     key: Path | None = None
+    trash_days: int = 7
+    """How long what clients delete is kept; 0: not at all."""
+    quarantine_days: int = 30
+    """How long what leaseha puts aside is kept."""
+    compare_every_ns: int = 600 * NS_PER_S
+    """How often the holder compares with the members; 0: never."""
+    scrub_rate: int = 10 << 20
+    """Bytes a second that are read again and hashed; 0: none."""
+    scrub_days: int = 30
+    """From the beginning of one pass over all of it to that of the next."""
+    catch_up_rate: int = 0
+    """Bytes a second to a node that is brought level; 0: no bound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +273,8 @@ class LeaseConfig:
         The second: priority, failback, hold_down, flap_budget, drain_timeout, whether there is a repository and
         its port, its users, quota and whether it speaks TLS, whether and how often its data is copied, the checks'
         names and effects: what decides who holds, or what a client meets. Left out, since machines differ in it:
-        interface, repository.path, peer_port, the certificates' files, and what a check asks, and how often.
+        interface, repository.path, peer_port, how long trash is kept, the certificates' files, and what a check asks,
+        and how often.
         """
         rest = {
             "priority": dict(sorted(self.priority.items())),
@@ -273,11 +286,12 @@ class LeaseConfig:
             "checks": sorted([check.name, check.weight, check.ineligible] for check in self.checks),
         }
         door = self.repository.door if self.repository else DoorConfig()
-        if door != DoorConfig():  # else the digest is what it was before there was a door
-            rest["door"] = [
-                *(door.users, door.private, door.append_only, door.quota_bytes, door.metrics),
-                door.cert is not None,
-            ]
+        told = [
+            *(door.users, door.private, door.append_only, door.quota_bytes, door.metrics),
+            door.cert is not None,
+        ]
+        if any(told):  # else the digest is what it was before there was a door
+            rest["door"] = told
         if self.repository is not None and self.repository.copies is not None:
             copies = self.repository.copies
             rest["copies"] = [copies.min_copies, copies.ca is not None]

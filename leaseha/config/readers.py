@@ -161,6 +161,22 @@ def size(value: object) -> int:
     return int(match[1]) << 10 * ("KMGTP".index(match[2]) + 1 if match[2] else 0)
 
 
+def days(value: object) -> int:
+    """Whole days, 1 to 3650."""
+    match = re.fullmatch(r"([0-9]{1,4})d", value) if isinstance(value, str) else None
+    if match is None or not 1 <= int(match[1]) <= 3650:
+        raise Wrong('write whole days in quotes, such as "7d", from "1d" to "3650d"')
+    return int(match[1])
+
+
+def days_or_off(value: object) -> int:
+    """The same, or the word "off", which is 0."""
+    try:
+        return or_off(days)(value)
+    except Wrong as wrong:
+        raise Wrong(f'{wrong}, or "off"') from wrong
+
+
 def or_off(read: Callable[[object], int]) -> Callable[[object], int]:
     """The same, or the word "off", which is 0."""
     return lambda value: 0 if isinstance(value, str) and value == "off" else read(value)

@@ -13,11 +13,12 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Final
+from typing import Any, Final
 
 from leaseha.repository import metrics, paths
+from leaseha.repository.aside import Aside
 from leaseha.repository.door import Door, Guest
 from leaseha.repository.exchange import BadBodyError, ClientGoneError, Exchange
 from leaseha.repository.gate import Gate, GateClosedError, Pass
@@ -76,6 +77,7 @@ class App:
         depth: int = paths.DEPTH,
         door: Door | None = None,
         usage: Usage | None = None,
+        kept: Sequence[Aside] = (),
         disk_fault: Callable[[str], None] = lambda _: None,
     ) -> None:
         """`disk_fault` hears of I/O errors and failed fsyncs: the node should then let others serve."""
@@ -85,6 +87,9 @@ class App:
         self._depth = depth
         self._door = door or Door()
         self._usage = usage
+        self._kept = kept
+        self.upkeep: Callable[[], Mapping[str, Any]] = dict
+        """What scrub and compare say, for the metrics."""
         self._disk_fault = disk_fault
         self._lock = threading.Lock()
         self._buffers = threading.local()
@@ -189,7 +194,7 @@ class App:
         self._door.may_monitor(guest)
         with self._lock:
             counters = asdict(self.counters)
-        body = metrics.text(usage, counters, self._door.options.quota_bytes)
+        body = metrics.text(usage, counters, self._door.options.quota_bytes, self._kept, self.upkeep())
         exchange.answer(200, body, ("Content-Type", metrics.TYPE))
 
     def _repository(self, exchange: Exchange, admitted: Pass, address: Address) -> None:
@@ -266,7 +271,7 @@ class App:
             copies = self._replicator.upload(address, admitted.mark, length)
             try:
                 self._take_body(exchange, most, quota.write, upload.write, copies.write)
-                _publish(upload, copies, admitted)
+                publish(upload, copies, admitted)
             except BaseException:
                 copies.abort()
                 raise
@@ -334,8 +339,11 @@ class App:
             )
 
 
-def _publish(upload: Upload, copies: Copies, admitted: Pass) -> None:
-    """Here last: what can be seen here is everywhere that counts."""
+def publish(upload: Upload, copies: Copies, admitted: Pass) -> None:
+    """Here last: what can be seen here is everywhere that counts.
+
+    Raises RefusedError (400 for a wrong hash, 403 for another config), GateClosedError, UnconfirmedError, OSError.
+    """
     try:
         upload.verify()
         sealed, size = upload.seal()

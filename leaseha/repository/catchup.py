@@ -10,16 +10,19 @@ import json
 import logging
 import threading
 import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
+from leaseha.repository.differences import differences
 from leaseha.repository.gate import GateClosedError
-from leaseha.repository.manifest import folder_of, listing, manifest
+from leaseha.repository.hashing import Pace
 from leaseha.repository.operations import Changes
 from leaseha.repository.paths import Address, Kind
-from leaseha.repository.peer_client import PeerError, StalePeerError
-from leaseha.repository.peer_manifest import AT_ONCE, MANIFEST, QUARANTINE
-from leaseha.repository.peer_wire import address_of, path_of
+from leaseha.repository.peer_client import PeerError, StalePeerError, WrongBytesError
+from leaseha.repository.peer_manifest import AT_ONCE, QUARANTINE
+from leaseha.repository.peer_wire import STATE, addresses_of, path_of
 from leaseha.repository.peers import Peer
 from leaseha.repository.replicator import PeerReplicator
 from leaseha.repository.store import DirectoryStore
@@ -30,8 +33,9 @@ log = logging.getLogger(__name__)
 LOOK_S: Final = 1.0
 AGAIN_S: Final = 5.0
 """After a failure."""
-COMPARE_S: Final = 120.0
-"""How long another node may take to read its directory."""
+AT_A_TIME: Final = 4
+"""Objects that are sent beside each other: most of a small one's time is its fsyncs at the other end."""
+_BATCH: Final = 512
 LITTLE: Final = 32
 """So few changes are sent while everybody else waits; and more, once sending beside others does not get ahead."""
 _ROUNDS: Final = 100
@@ -50,16 +54,21 @@ class Progress:
     begun_at: float
     total_bytes: int = 0
     sent_bytes: int = 0
+    total_objects: int = 0
+    sent_objects: int = 0
+    sending_since: float = 0.0
 
     def told(self) -> dict[str, Any]:
         """For `status`."""
-        took_s = max(time.monotonic() - self.begun_at, 1e-3)
+        took_s = max(time.monotonic() - (self.sending_since or self.begun_at), 1e-3)
         rate = self.sent_bytes / took_s
         left = max(self.total_bytes - self.sent_bytes, 0)
         eta_s = round(left / rate, 1) if rate else None
         return {
             "total_bytes": self.total_bytes,
             "sent_bytes": self.sent_bytes,
+            "total_objects": self.total_objects,
+            "sent_objects": self.sent_objects,
             "rate": round(rate),
             "eta_s": eta_s,
         }
@@ -74,6 +83,10 @@ class CatchUp:
         self._lock = threading.Lock()
         self._running: dict[str, Progress] = {}
         self._again_at: dict[str, float] = {}
+        self.pace = Pace()
+        """Of all that is sent, but the last of it, for which others wait."""
+        self.suspect: Callable[[Address], bool] = lambda _: False
+        """Told of an object here that another store, or the disk, has refused; True: it is spoilt here."""
         self._ended = threading.Event()
         threading.Thread(target=self._look, name="catch-up", daemon=True).start()
 
@@ -152,43 +165,48 @@ class CatchUp:
     # ---- comparing
 
     def _compare(self, peer: Peer, mark: Mark) -> None:
-        theirs = peer.client.ask("GET", MANIFEST, peer.stamp(), answer_s=COMPARE_S).json["folders"]
-        ours = manifest(self._store.root)
-        lacking: list[tuple[Address, int]] = []
-        surplus: list[Address] = []
-        for path in sorted({*theirs, *ours}):
-            self._check(mark)
-            if tuple(theirs.get(path, ())) != tuple(ours.get(path, ())):
-                self._differ(peer, path, lacking, surplus)
+        found = differences(peer, self._store.root, lambda: self._check(mark))
+        # A config has no hash that would tell which one is right: theirs is kept.
+        surplus = found.surplus + found.configs
         for at in range(0, len(surplus), AT_ONCE):
             self._check(mark)
-            _put_aside(peer, surplus[at : at + AT_ONCE])
+            put_aside(peer, surplus[at : at + AT_ONCE])
         if surplus:
             log.warning("catch-up of %s: %d objects put aside there", peer.address.node, len(surplus))
         progress = self._running[peer.store]
-        progress.total_bytes = sum(size for _, size in lacking)
-        lacking.sort(key=lambda one: _ORDER.index(one[0].kind or Kind.CONFIG))
-        for address, size in lacking:
-            self._check(mark)
-            self._align(peer, address)
-            progress.sent_bytes += size
+        # And what it has itself found spoilt, by its names and sizes the same.
+        said = peer.client.ask("GET", STATE, peer.stamp()).json.get("bad", [])
+        lacking = {**dict.fromkeys((*addresses_of(said), *found.configs), 0), **found.lacking}
+        progress.total_bytes = sum(lacking.values())
+        progress.total_objects = len(lacking)
+        progress.sending_since = time.monotonic()
+        for kind in _ORDER:
+            self._send(peer, mark, [one for one in lacking if one.kind is kind], lacking)
 
-    def _differ(
-        self, peer: Peer, path: str, lacking: list[tuple[Address, int]], surplus: list[Address]
-    ) -> None:
-        config = address_of(path)
-        if config is not None and config.kind is Kind.CONFIG:
-            lacking.append((config, 0))  # whichever it is: ours is sent, or theirs is put aside
-            return
-        where, _ = folder_of(path)
-        answer = peer.client.ask("GET", MANIFEST.decode() + path, peer.stamp(), answer_s=COMPARE_S)
-        if answer.status != 200:
-            raise PeerError(f"answered {answer.status}")
-        theirs, ours = answer.json, listing(self._store.root, path)
-        for name, size in ours.items():
-            if theirs.get(name) != size:
-                lacking.append((Address(where.repo, where.kind, name), size))
-        surplus += [Address(where.repo, where.kind, name) for name in theirs if name not in ours]
+    def _send(self, peer: Peer, mark: Mark, addresses: list[Address], sizes: Mapping[Address, int]) -> None:
+        """Of one kind, in no order: all are there when this returns."""
+        progress = self._running[peer.store]
+
+        def send(address: Address) -> None:
+            self._check(mark)
+            self._align(peer, address, lambda count: self._paced(count, mark))
+            with self._lock:
+                progress.sent_bytes += sizes.get(address, 0)
+                progress.sent_objects += 1
+
+        with ThreadPoolExecutor(AT_A_TIME, f"catch-up-{peer.address.node}") as pool:
+            for at in range(0, len(addresses), _BATCH):
+                running = [pool.submit(send, one) for one in addresses[at : at + _BATCH]]
+                try:
+                    for one in running:
+                        one.result()
+                except BaseException:
+                    pool.shutdown(cancel_futures=True)
+                    raise
+
+    def _paced(self, count: int, mark: Mark) -> None:
+        self.pace.take(count, self._ended)
+        self._check(mark)
 
     # ---- what changes meanwhile
 
@@ -197,9 +215,8 @@ class CatchUp:
         if taken is None:
             self._compare(peer, mark)
             return
-        for address in sorted(taken, key=lambda one: _ORDER.index(one.kind or Kind.CONFIG)):
-            self._check(mark)
-            self._align(peer, address)
+        for kind in _ORDER:
+            self._send(peer, mark, [one for one in taken if one.kind is kind], {})
 
     def _send_last(self, peer: Peer, changes: Changes) -> bool:
         """Alone within the barrier: nothing changes meanwhile. False: that was not all of it.
@@ -217,16 +234,22 @@ class CatchUp:
             changes.add(address)
         return not left
 
-    def _align(self, peer: Peer, address: Address) -> None:
+    def _align(self, peer: Peer, address: Address, pace: Callable[[int], None] = lambda _: None) -> None:
         if address.kind is None:
             return  # a new repository's folders: made with its first object
         try:
-            self._replicator.putting(address)(peer)
+            self._replicator.putting(address, pace=pace)(peer)
         except (FileNotFoundError, NotADirectoryError):
-            _put_aside(peer, [address])
+            put_aside(peer, [address])
+        except (WrongBytesError, OSError):
+            # What is spoilt here can be given to nobody; that must not keep all the rest from having a copy.
+            if not self.suspect(address):
+                raise
+            log.error("catch-up of %s: %s is spoilt here", peer.address.node, path_of(address))  # noqa: TRY400 - an operator's sentence
 
 
-def _put_aside(peer: Peer, addresses: list[Address]) -> None:
+def put_aside(peer: Peer, addresses: list[Address]) -> None:
+    """Into that store's quarantine. Raises PeerError."""
     body = json.dumps({"objects": [path_of(one) for one in addresses]}).encode()
     answer = peer.client.ask("POST", QUARANTINE, peer.stamp(), body)
     if answer.status != 200:

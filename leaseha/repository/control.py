@@ -1,7 +1,8 @@
 """What the agent and its repository process say to each other: one JSON object a line, over a socket pair.
 
 Agent to child: `serve` and `gate` (answered when it is so, or why not), `extend` (never answered, up to 50
-a second), `stop` (answered when nothing can be acknowledged any more), `status`. Child to agent: `ready`
+a second), `stop` (answered when nothing can be acknowledged any more), `chore` (answered when it is begun; how far
+it is, `status` says), `status`. Child to agent: `ready`
 once, `answer` to a request, `closed` when it stopped serving by itself, `fault` when the disk refused.
 
 Where copies are kept on other nodes, agent to child: `members` (never answered; before the first `serve` of a
@@ -21,7 +22,7 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -138,6 +139,10 @@ class RepositoryStatus:
     faults: int
     replication: Message = field(default_factory=dict)
     """Empty where there is one copy: else `members`, `copies`, `tail`, `peers` with one entry a store."""
+    chores: Message = field(default_factory=dict)
+    """By kind, how far each is, or what came of it (leaseha.repository.chores)."""
+    upkeep: Message = field(default_factory=dict)
+    """`scrub`; where copies are kept also `mending` and `compare` (leaseha.repository.upkeep)."""
 
 
 class RepositoryProcess:
@@ -296,6 +301,10 @@ class RepositoryProcess:
     async def change_door(self, door: DoorOptions) -> Answer:
         """Who may do what from now on; a certificate counts for the next connection. Raises RepositoryError."""
         return await self._ask({"do": "door", **asdict(door)})
+
+    async def chore(self, what: str, arguments: Mapping[str, Any]) -> Answer:
+        """Begin what an operator asks for; `ok` False: why not. Raises RepositoryError."""
+        return await self._ask({"do": "chore", "what": what, "arguments": dict(arguments)})
 
     async def tell_users(self, users: Sequence[tuple[str, str]]) -> None:
         """All users there are, each a name and the value of its key. Returns when it is sent; never raises.

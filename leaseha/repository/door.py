@@ -10,6 +10,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Self
 
+from leaseha.repository.aside import QUARANTINE_DAYS, TRASH_DAYS
 from leaseha.repository.exchange import Exchange
 from leaseha.repository.paths import Address, Kind
 from leaseha.repository.refused import RefusedError
@@ -31,6 +32,15 @@ class DoorOptions:
     metrics: bool = False
     cert: str = ""
     key: str = ""
+    trash_days: int = TRASH_DAYS
+    quarantine_days: int = QUARANTINE_DAYS
+    compare_every_s: float = 600.0
+    """0: never; so are the others."""
+    scrub_rate: int = 0
+    """Bytes a second."""
+    scrub_every_s: float = 30 * 86400.0
+    """From the beginning of one pass to that of the next."""
+    catch_up_rate: int = 0
 
     def told(self) -> str:
         """As JSON, for the child's command line; nothing in it is secret."""

@@ -26,19 +26,35 @@ def manifest(root: Path) -> dict[str, Digest]:
     """
     found: dict[str, Digest] = {}
     for repo in _repositories(root, ()):
-        base = root.joinpath(*repo)
-        config = base / Kind.CONFIG
+        config = root.joinpath(*repo, Kind.CONFIG)
         if config.is_file():
             found[path_of(Address(repo, Kind.CONFIG))] = (1, hashlib.sha256(config.read_bytes()).hexdigest())
-        for kind in Kind:
-            if kind is Kind.CONFIG:
-                continue
-            where = path_of(Address(repo, kind))
-            for path in [where + part for part in _parts(base / kind)] if kind is Kind.DATA else [where]:
-                if entries := listing(root, path):
-                    text = "".join(f"{name} {entries[name]}\n" for name in sorted(entries))
-                    found[path] = (len(entries), hashlib.sha256(text.encode()).hexdigest())
+    for path in folders(root):
+        if entries := listing(root, path):
+            text = "".join(f"{name} {entries[name]}\n" for name in sorted(entries))
+            found[path] = (len(entries), hashlib.sha256(text.encode()).hexdigest())
     return found
+
+
+def folders(root: Path) -> list[str]:
+    """Every folder of objects, empty ones too, in the order of their paths. Raises OSError."""
+    found: list[str] = []
+    for repo in _repositories(root, ()):
+        for kind in Kind:
+            where = path_of(Address(repo, kind))
+            if kind is Kind.DATA:
+                found += [where + part for part in _parts(root.joinpath(*repo, kind))]
+            elif kind is not Kind.CONFIG:
+                found.append(where)
+    return sorted(found)
+
+
+def file_of(root: Path, address: Address) -> Path:
+    """Where an object, or a config, is kept."""
+    folder = root.joinpath(*address.repo, address.kind or "")
+    if address.kind is Kind.DATA:
+        folder = folder / address.name[:2]
+    return folder / address.name if address.name else folder
 
 
 def listing(root: Path, path: str) -> dict[str, int]:

@@ -2,16 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
+from leaseha.repository.aside import Aside
 from leaseha.repository.usage import Usage
 
 TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def text(usage: Usage, counters: Mapping[str, int], quota_bytes: int) -> bytes:
-    """All of it. `counters`: of the process, each a total."""
+_UPKEEP: Final = (
+    ("scrub", "read_bytes", "scrub_bytes_total", "counter", "Read from this node's disk and hashed."),
+    ("scrub", "found", "scrub_found_total", "counter", "Objects found spoilt on this node's disk, ever."),
+    ("scrub", "healed", "scrub_healed_total", "counter", "Of those, replaced by a good copy."),
+    ("scrub", "bad", "scrub_bad", "gauge", "Objects that are spoilt on this node's disk now."),
+    (
+        "scrub",
+        "finished_s",
+        "scrub_finished_timestamp_seconds",
+        "gauge",
+        "When all objects had been read; 0: not yet.",
+    ),
+    ("mending", "lost", "mending_lost", "gauge", "Spoilt here, and no member has a good copy."),
+    ("mending", "sent", "mending_sent_total", "counter", "Good copies sent to members that lacked one."),
+    ("mending", "fetched", "mending_fetched_total", "counter", "Good copies fetched from members."),
+    ("compare", "compared", "compare_runs_total", "counter", "Comparisons with one member."),
+    ("compare", "lacking", "compare_lacking_total", "counter", "Acknowledged objects that a member lacked."),
+    ("compare", "surplus", "compare_surplus_total", "counter", "Objects that a member alone had."),
+    ("compare", "configs", "compare_configs_total", "counter", "Configs found to differ."),
+    (
+        "compare",
+        "finished_s",
+        "compare_finished_timestamp_seconds",
+        "gauge",
+        "When all members had been compared with; 0: not yet.",
+    ),
+)
+
+
+def text(
+    usage: Usage,
+    counters: Mapping[str, int],
+    quota_bytes: int,
+    kept: Sequence[Aside] = (),
+    upkeep: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
+) -> bytes:
+    """All of it. `counters`: of the process, each a total; `kept`: trash, quarantine; `upkeep`: scrub, compare."""
     uses = sorted(usage.uses().items())
     done, sizes = usage.done()
     lines: list[str] = []
@@ -40,6 +77,7 @@ def text(usage: Usage, counters: Mapping[str, int], quota_bytes: int) -> bytes:
         lines.append(f"leaseha_repository_quota_bytes {quota_bytes}")
     lines += _family("repository_counted", "gauge", "1 once the directory was counted since the start.")
     lines.append(f"leaseha_repository_counted {int(usage.counted)}")
+    lines += _kept(kept)
     for name, found in (("operations", done), ("operation_bytes", sizes)):
         lines += _family(
             f"repository_{name}_total", "counter", "Objects read, written and deleted by clients."
@@ -49,7 +87,25 @@ def text(usage: Usage, counters: Mapping[str, int], quota_bytes: int) -> bytes:
     for name, total in counters.items():
         lines += _family(f"repository_server_{name}_total", "counter", "Of the repository's process.")
         lines.append(f"leaseha_repository_server_{name}_total {total}")
+    for part, figure, name, kind, help_ in _UPKEEP:
+        if part in upkeep:
+            lines += _family(f"repository_{name}", kind, help_)
+            lines.append(f"leaseha_repository_{name} {upkeep[part][figure]}")
     return ("\n".join(lines) + "\n").encode()
+
+
+def _kept(kept: Sequence[Aside]) -> list[str]:
+    lines: list[str] = []
+    for one in kept:
+        name = f"repository_{one.folder.name}"
+        for what, kind, total in (
+            ("bytes", "gauge", one.bytes),
+            ("objects", "gauge", one.objects),
+            ("purged_total", "counter", one.purged),
+        ):
+            lines += _family(f"{name}_{what}", kind, f"The {one.folder.name} of this node; purged: for good.")
+            lines.append(f"leaseha_{name}_{what} {total}")
+    return lines
 
 
 def _family(name: str, kind: str, help_: str) -> list[str]:

@@ -58,6 +58,8 @@ class Operations:
         self._open: dict[int, Address] = {}
         self._doubtful: dict[int, Address] = {}
         self._watchers: set[Changes] = set()
+        self._deleted: dict[Address, int] = {}
+        self._deleted_too_many = False
 
     def begin(self, address: Address) -> int:
         """Its number, from 1; in the tail from now on."""
@@ -72,6 +74,8 @@ class Operations:
         with self._lock:
             address = self._open.pop(seq)
             self._end(seq, address)
+            if self._deleted.get(address, seq) < seq:
+                del self._deleted[address]
             for doubtful in [one for one, of in self._doubtful.items() if of == address and one < seq]:
                 del self._doubtful[doubtful]
                 self._tail.forget(self.mark, doubtful)
@@ -103,6 +107,24 @@ class Operations:
         """Objects to be brought into line."""
         with self._lock:
             return frozenset(self._doubtful.values())
+
+    def pending(self) -> frozenset[Address]:
+        """What is on its way or in doubt: these may differ between members, and that is no fault."""
+        with self._lock:
+            return frozenset((*self._open.values(), *self._doubtful.values()))
+
+    def delete(self, seq: int, address: Address) -> None:
+        """That operation is a delete, and is done here already."""
+        with self._lock:
+            self._deleted[address] = seq
+            if len(self._deleted) > CHANGES_MOST:
+                self._deleted.clear()
+                self._deleted_too_many = True
+
+    def was_deleted(self, address: Address) -> bool:
+        """In this tenure, and not written again since; True also once there were too many to know."""
+        with self._lock:
+            return self._deleted_too_many or address in self._deleted
 
     def confirmed(self) -> int:
         """Every operation up to this number is on every member."""

@@ -16,7 +16,7 @@ import json
 import logging
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -118,6 +118,8 @@ class PeerApp:
         self._adopted = adopted
         self._disk_fault = disk_fault
         self._buffers = threading.local()
+        self.bad: Callable[[], Sequence[Address]] = tuple
+        """What is spoilt on this disk; the holder hears of it each second."""
         self._routes: dict[bytes, Route] = {
             peer_wire.OBJECTS: self._object,
             peer_wire.REPOSITORIES: self._repository,
@@ -205,7 +207,8 @@ class PeerApp:
 
     def _state(self, visit: Visit) -> None:
         addresses = self._tail.addresses()
-        visit.answer({**self._about(), "tail": None if addresses is None else len(addresses)})
+        bad = [peer_wire.path_of(one) for one in self.bad()]
+        visit.answer({**self._about(), "tail": None if addresses is None else len(addresses), "bad": bad})
 
     def _repository(self, visit: Visit) -> None:
         address = peer_wire.address_of(visit.rest)

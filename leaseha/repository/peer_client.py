@@ -51,6 +51,10 @@ class StalePeerError(PeerError):
         self.highest = highest
 
 
+class WrongBytesError(PeerError):
+    """The other node has hashed what we sent, and it is not what the name promises: our copy is spoilt."""
+
+
 class StrangerError(PeerError):
     """The other process wants an introduction first: it has restarted, or a later round is known."""
 
@@ -129,8 +133,18 @@ class PeerClient:
         """An upload that begins. Raises PeerError."""
         return self.begin("POST", object_path(address), stamp, length)
 
-    def put_file(self, address: Address, stamp: Stamp, fd: int, size: int) -> PeerAnswer:
-        """A whole object from an open file, from its beginning. Raises PeerError; OSError: the own disk."""
+    def put_file(
+        self,
+        address: Address,
+        stamp: Stamp,
+        fd: int,
+        size: int,
+        pace: Callable[[int], None] = lambda _: None,
+    ) -> PeerAnswer:
+        """A whole object from an open file, from its beginning. Raises PeerError; OSError: the own disk.
+
+        `pace` is called with the bytes of each piece before it goes.
+        """
         sending = self.put(address, stamp, size)
         try:
             offset = 0
@@ -138,12 +152,17 @@ class PeerClient:
                 piece = os.pread(fd, min(_PIECE, size - offset), offset)
                 if not piece:
                     raise OSError(f"a file is shorter than it was: {offset} of {size} bytes")
+                pace(len(piece))
                 sending.write(memoryview(piece))
                 offset += len(piece)
-        except OSError:
+        except BaseException:
             sending.abort()
             raise
         return sending.finish()
+
+    def fetch(self, address: Address, stamp: Stamp, sink: Callable[[memoryview], None]) -> bool:
+        """A whole object, to `sink` as it comes; False: it is not there. Raises PeerError, and what `sink` raises."""
+        return self.begin("GET", object_path(address), stamp, 0).stream(sink)
 
     def close(self) -> None:
         """Forget the connections that are kept."""
@@ -249,8 +268,49 @@ class Sending:
             with contextlib.suppress(OSError):
                 self._sock.close()
 
+    def stream(self, sink: Callable[[memoryview], None]) -> bool:
+        """The body of the answer goes to `sink`; False: 404. Raises as `finish`, and what `sink` raises."""
+        received = bytearray()
+        try:
+            status, left = self._begin_stream(received)
+            while status == 200 and left:
+                if not received:
+                    self._receive_more(received)
+                piece = bytes(received[:left])
+                received.clear()
+                left -= len(piece)
+                sink(memoryview(piece))
+        finally:
+            self.abort()
+        if status not in {200, 404}:
+            raise PeerError(f"answered {status}")
+        return status == 200
+
+    def _begin_stream(self, received: bytearray) -> tuple[int, int]:
+        try:
+            status, size, _ = self._read_head(received, time.monotonic() + self._client.answer_s)
+        except OSError as trouble:
+            raise PeerError(f"no answer: {trouble}") from trouble
+        return status, size
+
+    def _receive_more(self, received: bytearray) -> None:
+        try:
+            self._receive(received, time.monotonic() + self._client.answer_s)
+        except OSError as trouble:
+            raise PeerError(f"in mid-answer: {trouble}") from trouble
+
     def _read(self, until: float) -> tuple[PeerAnswer, bool]:
         received = bytearray()
+        status, size, closes = self._read_head(received, until)
+        wanted = 0 if self._head_only else size
+        if wanted > _ANSWER_MAX:
+            raise PeerError("an answer that is too large")
+        while len(received) < wanted:
+            self._receive(received, until)
+        return PeerAnswer(status, bytes(received), size), len(received) == wanted and not closes
+
+    def _read_head(self, received: bytearray, until: float) -> tuple[int, int, bool]:
+        """Status, length of the body, whether the connection ends with it; what came of the body stays."""
         while (end := received.find(b"\r\n\r\n")) < 0:
             if len(received) > _HEAD_MAX:
                 raise PeerError("an answer without an end")
@@ -259,15 +319,8 @@ class Sending:
         length = _LENGTH.search(head)
         if not head.startswith(b"HTTP/1.1 ") or not head[9:12].isdigit() or length is None:
             raise PeerError("not an answer")
-        size = int(length[1])
-        wanted = 0 if self._head_only else size
-        if wanted > _ANSWER_MAX:
-            raise PeerError("an answer that is too large")
         del received[: end + 4]
-        while len(received) < wanted:
-            self._receive(received, until)
-        keep = len(received) == wanted and not _CLOSES.search(head)
-        return PeerAnswer(int(head[9:12]), bytes(received), size), keep
+        return int(head[9:12]), int(length[1]), _CLOSES.search(head) is not None
 
     def _receive(self, into: bytearray, until: float) -> None:
         self._client.await_readable(self._sock, until)
@@ -302,6 +355,8 @@ def _judge(answer: PeerAnswer) -> PeerAnswer:
         highest = peer_wire.read_mark(str(content.get("highest", "")))
     if answer.status == 409:
         raise StalePeerError(why, highest or NOTHING)
+    if answer.status == 400:
+        raise WrongBytesError(why)
     if answer.status == 428:
         raise StrangerError(why)
     raise PeerError(why)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import time
-from pathlib import Path
 from typing import Final
 
 from leaseha.repository import peer_wire
-from leaseha.repository.durable import fsync_folder
 from leaseha.repository.manifest import listing, manifest
-from leaseha.repository.paths import Address, Kind
+from leaseha.repository.paths import Kind
 from leaseha.repository.peer_app import PeerApp, PeerRefusedError, Visit
-from leaseha.repository.store import OURS
+from leaseha.repository.store import DirectoryStore
 
 MANIFEST: Final = b"/v1/manifest"
 QUARANTINE: Final = b"/v1/quarantine"
@@ -24,8 +21,9 @@ _BODY_MAX: Final = 1024 * 1024
 class ManifestRoutes:
     """For one data directory. Used by many threads."""
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    def __init__(self, store: DirectoryStore) -> None:
+        self._store = store
+        self._root = store.root
 
     def join(self, app: PeerApp) -> None:
         """Answered there from now on."""
@@ -45,11 +43,10 @@ class ManifestRoutes:
         if visit.exchange.request.length > _BODY_MAX:
             raise PeerRefusedError(413, "too many at once")
         try:
-            paths = json.loads(_body(visit))["objects"]
+            paths = json.loads(body_of(visit))["objects"]
             addresses = [peer_wire.address_of(str(path)) for path in paths]
         except (ValueError, KeyError, TypeError) as wrong:
             raise PeerRefusedError(400, "not a list of objects") from wrong
-        day = time.strftime("%Y-%m-%d", time.gmtime())
         moved = 0
         for address in addresses:
             if (
@@ -60,29 +57,12 @@ class ManifestRoutes:
                 raise PeerRefusedError(400, "not an object")
             with visit.changing():
                 visit.note(address)
-                moved += put_aside(self._root, address, day)
+                moved += self._store.put_aside(address)
         visit.answer({"moved": moved})
 
 
-def put_aside(root: Path, address: Address, day: str) -> bool:
-    """Move an object into `.leaseha/quarantine/DAY`, durably. False: it was not there. Raises OSError."""
-    where = root.joinpath(*address.repo, address.kind or "")
-    if address.kind is Kind.DATA:
-        where = where / address.name[:2]
-    path = where / address.name if address.name else where
-    folder = root.joinpath(OURS, "quarantine", day, *address.repo, address.kind or "")
-    target = folder / (address.name or "config")
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    try:
-        path.rename(target)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    fsync_folder(folder)
-    fsync_folder(path.parent)
-    return True
-
-
-def _body(visit: Visit) -> bytes:
+def body_of(visit: Visit) -> bytes:
+    """All of a small body. Raises PeerRefusedError."""
     body = bytearray()
     view = memoryview(bytearray(64 * 1024))
     while count := visit.exchange.body.read_into(view):

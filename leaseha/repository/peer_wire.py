@@ -64,6 +64,12 @@ class Stamp:
         return text
 
 
+def addresses_of(paths: object) -> tuple[Address, ...]:
+    """Of a list that another node sent; what is no address is passed over."""
+    found = [address_of(str(path)) for path in paths] if isinstance(paths, list) else []
+    return tuple(one for one in found if one is not None and one.kind is not None)
+
+
 def read_stamp(fields: dict[bytes, bytes]) -> Stamp:
     """`fields` by lower-case name. Raises StampError."""
     mark = read_mark(_text(fields, b"leaseha-mark"))

@@ -100,8 +100,8 @@ class Peering:
             adopted=self._adopted,
             disk_fault=fault,
         )
-        ManifestRoutes(store.root).join(self.app)
-        self._catch_up = CatchUp(self.replicator, store)
+        ManifestRoutes(store).join(self.app)
+        self.catch_up = CatchUp(self.replicator, store)
         self._server = Server(self.app.handle, LIMITS, tls=Renewed(tls) if tls else None)
         self._server.listen([options.host], options.port)
         log.info("peer port %s port %d, store %s", options.host, options.port, options.store)
@@ -155,13 +155,17 @@ class Peering:
     def end(self) -> None:
         """For the end of the process, and for tests."""
         self.cancel()
-        self._catch_up.end()
+        self.catch_up.end()
         self.replicator.close()
         self._server.end()
 
     def status(self) -> dict[str, Any]:
         """For `status`."""
-        return {**self.replicator.status(), "clients": len(self.clients.known())}
+        told, level = self.replicator.status(), self.catch_up.progress()
+        for peer in told["peers"]:
+            if progress := level.get(peer["store"]):
+                peer |= {"state": "catching-up", **progress}
+        return {**told, "clients": len(self.clients.known())}
 
     # ---- from other threads
 

@@ -55,6 +55,8 @@ class Peer:
         self.why = "not introduced yet"
         self.data = ""
         self.bytes_sent = 0
+        self.bad: tuple[Address, ...] = ()
+        """What it has found spoilt on its own disk, as it said last."""
         self._failed_at = 0.0
         self.told = -1
         """The last `confirmed` that was sent to it."""

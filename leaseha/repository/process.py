@@ -30,6 +30,8 @@ from leaseha.core.values import NS_PER_MS, Instant
 from leaseha.lines import Shape, formatter
 from leaseha.repository import kernel
 from leaseha.repository.app import App
+from leaseha.repository.aside import Keeper
+from leaseha.repository.chores import Chores
 from leaseha.repository.control import Message, decode, encode
 from leaseha.repository.door import DoorOptions
 from leaseha.repository.doorman import Doorman
@@ -40,6 +42,8 @@ from leaseha.repository.replicate import SingleCopy
 from leaseha.repository.server import Limits, Server
 from leaseha.repository.store import OURS, DirectoryStore
 from leaseha.repository.tokens import Mark, TokenLedger, TokenTooOldError
+from leaseha.repository.undelete import Undelete
+from leaseha.repository.upkeep import Upkeep
 from leaseha.repository.usage import Usage
 
 log = logging.getLogger(__name__)
@@ -68,10 +72,13 @@ class Repository:
         self._superseded = threading.Event()
         self._gate = Gate(self._ledger, superseded=self._lose)
         store = DirectoryStore(path)
+        self._store = store
         removed = store.temporaries.remove_stale()
         if removed:
             log.info("removed %d temporary files of dead processes", removed)
         self._doorman = Doorman(door)
+        self._set_keeping(door)
+        Keeper(store.trash, store.quarantine).begin()
         self._usage = Usage(path, depth)
         self._usage.begin()
         self._opening = 0
@@ -84,9 +91,22 @@ class Repository:
         copies = self._peering.replicator if self._peering else SingleCopy()
         entry = self._doorman.door
         self._app = App(
-            self._gate, store, copies, depth=depth, door=entry, usage=self._usage, disk_fault=self._fault
+            self._gate,
+            store,
+            copies,
+            depth=depth,
+            door=entry,
+            usage=self._usage,
+            kept=(store.trash, store.quarantine),
+            disk_fault=self._fault,
         )
         self._server = Server(self._app.handle, Limits(), quiet=self._poke, tls=self._doorman.tls)
+        self._chores = Chores()
+        undelete = Undelete(store, self._gate, copies, self._usage)
+        self._chores.register("undelete", undelete, undelete.allowed)
+        self._upkeep = Upkeep(store, self._gate, self._peering, self._chores, self._fault)
+        self._app.upkeep = self._upkeep.status
+        self._upkeep.begin(door)
         self._serving: Word | None = None
         """Listeners are open until this deadline, whether or not the gate is."""
         self._vips: list[str] = []
@@ -109,6 +129,7 @@ class Repository:
                 self._mind_opening()
             if self._channel.fileno() in ready and not self._listen_to_agent():
                 self._close("the agent is gone")
+                self._chores.end()
                 return "the agent closed the control channel"
             self._mind_stop()
 
@@ -173,12 +194,21 @@ class Repository:
                     self._peering.hear(message)
             case "status":
                 self._status(message["id"])
+            case "chore":
+                why = self._chores.begin(message["what"], message["arguments"])
+                self._answer(message["id"], ok=not why, why=why)
             case "users":
                 self._doorman.tell_users(message)
             case "door":
                 self._answer(message["id"], ok=not (why := self._doorman.change(message)), why=why)
+                self._set_keeping(self._doorman.door.options)
+                self._upkeep.change(self._doorman.door.options)
             case unknown:
                 self._answer(message["id"], ok=False, why=f"unknown word {unknown!r}")
+
+    def _set_keeping(self, options: DoorOptions) -> None:
+        self._store.trash.keep_days = options.trash_days
+        self._store.quarantine.keep_days = options.quarantine_days
 
     def _extend(self, token: int, deadline: Instant) -> None:
         word = self._serving
@@ -296,6 +326,8 @@ class Repository:
                 "busy": busy,
                 **asdict(self._app.counters),
                 "replication": self._peering.status() if self._peering else {},
+                "chores": self._chores.status(),
+                "upkeep": self._upkeep.status(),
             }
         )
 

@@ -184,19 +184,24 @@ class PeerReplicator:
         operations.done(seq)
 
     def _deleting(self, address: Address, seq: int) -> Act:
+        self.operations.delete(seq, address)
+
         def act(peer: Peer) -> None:
             stamp = peer.stamp(seq, self.operations.confirmed())
             _expect(peer.client.ask("DELETE", object_path(address), stamp).status)
 
         return act
 
-    def putting(self, address: Address, seq: int = 0) -> Act:
-        """Sends what is on our disk. Raises FileNotFoundError when nothing is there."""
+    def putting(self, address: Address, seq: int = 0, pace: Callable[[int], None] = lambda _: None) -> Act:
+        """Sends what is on our disk. Raises FileNotFoundError when nothing is there.
+
+        `pace` is called with the bytes of each piece before it goes, and may wait a little.
+        """
 
         def act(peer: Peer) -> None:
             with self._store.open(address) as stored:
                 stamp = peer.stamp(seq, self.operations.confirmed() if seq else -1)
-                _expect(peer.client.put_file(address, stamp, stored.fd, stored.size).status)
+                _expect(peer.client.put_file(address, stamp, stored.fd, stored.size, pace).status)
                 peer.bytes_sent += stored.size
 
         return act
@@ -312,7 +317,8 @@ class PeerReplicator:
                 return False
             stamp = peer.stamp(confirmed=self.operations.confirmed())
             try:
-                peer.client.ask("GET", peer_wire.STATE, stamp)
+                said = peer.client.ask("GET", peer_wire.STATE, stamp).json.get("bad", [])
+                peer.bad = peer_wire.addresses_of(said)
             except StalePeerError:
                 raise
             except PeerError as trouble:
@@ -363,7 +369,7 @@ class PeerReplicator:
         in_touch = "member" if peer.usable else "unreachable"
         state = in_touch if peer.store in required else "dropped"
         about = {"store": peer.store, "node": peer.address.node, "state": state, "why": peer.why}
-        return {**about, "alive": peer.alive, "sent_bytes": peer.bytes_sent}
+        return {**about, "alive": peer.alive, "sent_bytes": peer.bytes_sent, "bad": len(peer.bad)}
 
 
 class _Registered(PeerCopies):

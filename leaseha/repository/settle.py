@@ -12,6 +12,7 @@ import threading
 import time
 from typing import Final
 
+from leaseha.repository.catchup import put_aside
 from leaseha.repository.gate import Gate, GateClosedError
 from leaseha.repository.paths import Address, Kind
 from leaseha.repository.peer_client import PeerError, StalePeerError, object_path
@@ -176,10 +177,8 @@ class Settling:
                         return
             self._replicator.putting(address)(peer)
         except (FileNotFoundError, NotADirectoryError):
-            # It was never acknowledged: what was is here.
-            answer = peer.client.ask("DELETE", object_path(address), peer.stamp())
-            if answer.status != 200:
-                raise PeerError(f"answered {answer.status}") from None
+            # It was never acknowledged: what was is here. Kept there all the same, for whoever wants to see it.
+            put_aside(peer, [address])
 
 
 def _order(address: Address) -> tuple[bool, bool, str]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import logging
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -20,12 +21,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, Self
 
+from leaseha.repository.aside import FULL, QUARANTINE, QUARANTINE_DAYS, TRASH, TRASH_DAYS, Aside
 from leaseha.repository.durable import Folders, fsync_file, fsync_folder
 from leaseha.repository.paths import Address, Kind, is_name
 from leaseha.repository.temporary import Temporaries, Temporary
 from leaseha.repository.tokens import Mark
 
+log = logging.getLogger(__name__)
+
 OURS: Final = ".leaseha"
+_ROOM: Final = 64 * 1024 * 1024
+"""Bytes by which a full disk is to have more room than is needed at once."""
 _HASH_PIECE: Final = 256 * 1024
 
 
@@ -116,6 +122,8 @@ class DirectoryStore:
     def __init__(self, root: Path, sync: Callable[[Path], None] = fsync_folder) -> None:
         self.root = root
         self._folders = Folders(root, sync)
+        self.trash = Aside(root, root / OURS / TRASH, TRASH_DAYS, sync)
+        self.quarantine = Aside(root, root / OURS / QUARANTINE, QUARANTINE_DAYS, sync)
         self.temporaries = Temporaries(root / OURS / "tmp")
 
     def create(self, repo: tuple[str, ...]) -> None:
@@ -151,15 +159,51 @@ class DirectoryStore:
         return StoredObject(fd, status.st_size)
 
     def begin(self, address: Address, mark: Mark, size: int | None) -> Upload:
-        """Space for `size` bytes is reserved, so that a full disk is told before the body has come."""
-        return _FileUpload(self.temporaries.make(mark, size), self._path(address), address, self._folders)
+        """Space for `size` bytes is reserved, so that a full disk is told before the body has come.
+
+        On a full disk the oldest of the trash goes for it.
+        """
+        path = self._path(address)
+        try:
+            temporary = self.temporaries.make(mark, size)
+        except OSError as full:
+            if full.errno not in FULL or not self._make_room(size or 0):
+                raise
+            temporary = self.temporaries.make(mark, size)
+        return _FileUpload(temporary, path, address, self._folders, self._make_room)
+
+    def _make_room(self, size: int) -> bool:
+        return self.trash.make_room(size + _ROOM)
 
     def delete(self, address: Address) -> None:
-        """Removal; a dated trash will take its place here."""
+        """Into the trash; a lock is gone for good, as is everything where nothing is kept."""
         path = self._path(address)
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            path.unlink()
+        if address.kind is Kind.LOCKS or not self.trash.keep_days or not self._to_trash(path, address):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                path.unlink()
         self._folders.settle_absence(path)
+
+    def _to_trash(self, path: Path, address: Address) -> bool:
+        try:
+            return self.trash.put(path, address)
+        except OSError as full:
+            if full.errno not in FULL:
+                raise
+            # Deleting must be possible on a full disk: it is how clients make room.
+            log.warning("the disk is full: %s is deleted for good", address.label)
+            return False
+
+    def put_aside(self, address: Address) -> bool:
+        """Into the quarantine; gone durably when this returns. False: it was not there. Raises OSError."""
+        path = self._path(address)
+        try:
+            moved = self.quarantine.put(path, address)
+        except OSError as full:
+            if full.errno not in FULL or not self._make_room(0):
+                raise
+            moved = self.quarantine.put(path, address)
+        self._folders.settle_absence(path)
+        return moved
 
     def _folder(self, address: Address) -> Path:
         if address.kind is None:
@@ -180,8 +224,16 @@ class DirectoryStore:
 class _FileUpload:
     """A temporary file that becomes `path`."""
 
-    def __init__(self, temporary: Temporary, path: Path, address: Address, folders: Folders) -> None:
+    def __init__(
+        self,
+        temporary: Temporary,
+        path: Path,
+        address: Address,
+        folders: Folders,
+        make_room: Callable[[int], bool],
+    ) -> None:
         self._temporary = temporary
+        self._make_room = make_room
         self._path = path
         self._address = address
         self._folders = folders
@@ -192,7 +244,12 @@ class _FileUpload:
 
     def write(self, piece: memoryview) -> None:
         self._hash.update(piece)
-        self._temporary.write(piece)
+        try:
+            self._temporary.write(piece)
+        except OSError as full:
+            if full.errno in FULL:
+                self._make_room(len(piece))  # for the client's next attempt
+            raise
         self._size += len(piece)
 
     def verify(self) -> None:

@@ -25,6 +25,7 @@ from leaseha.core.state import NodeState
 from leaseha.core.values import NS_PER_S
 from leaseha.errors import InvariantBroken, LeasehaError, OperationalError, fault
 from leaseha.runtime import report
+from leaseha.runtime.chores import Desk
 from leaseha.runtime.executor import Executor
 from leaseha.runtime.fencing import interface_of, put_up
 from leaseha.runtime.guarding import Guarding, charge
@@ -105,7 +106,8 @@ class Agent:
             self._make_service(lease)
         paced, pace = self._urgency.watching(self._observer, lambda: self.pump.state)
         self._executor = Executor(store, self._services, paced, self.pump.give, self._stopped, pace)
-        self._status = StatusServer(Answers(self.status, self._alive, self._ready, self._holder), self.reload)
+        answers = Answers(self.status, self._alive, self._ready, self._holder)
+        self._status = StatusServer(answers, self.reload, self._chore)
         self._reload = self._make_reload()
         self._urgency.begin()
         self._guard.configure(self._charge())
@@ -141,6 +143,10 @@ class Agent:
         """Become the program that is installed, under the configuration of now, with all that is held."""
         if self._reload.may_begin(reply, config):
             self._beside("the reload", self._reload.run(reply, upgrade=upgrade), vital=False)
+
+    def _chore(self, reply: Reply, asked: dict[str, Any]) -> None:
+        desk = Desk(self.config.node.name, self._repositories, self._holder)
+        self._beside("an operator's request", desk.answer(reply, asked), vital=False)
 
     # --- what the node is made of -------------------------------------------------------------------------
 

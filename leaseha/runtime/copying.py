@@ -49,6 +49,7 @@ def of_lease(draft: Draft, lease: str, said: Mapping[str, Any]) -> dict[str, Any
         "peers": said.get("peers", []),
         "tail": said.get("tail"),
         "doubtful": said.get("doubtful"),
+        "upkeep": said.get("upkeep", {}),
     }
 
 
@@ -58,7 +59,25 @@ def as_text(copies: Mapping[str, Any], in_sync: list[str]) -> list[str]:
     lines = [f"copies {copies['copies']}{least}: {', '.join(in_sync) or 'none'}"]
     if copies["warning"]:
         lines.append(copies["warning"])
+    lines += _spoilt(copies)
     return lines + [_peer(peer) for peer in copies["peers"] if peer.get("state") != "member"]
+
+
+def _spoilt(copies: Mapping[str, Any]) -> list[str]:
+    """What scrub and compare have found, if it is bad; only the holder knows."""
+    upkeep = copies["upkeep"]
+    scrub, mending, compare = (upkeep.get(part, {}) for part in ("scrub", "mending", "compare"))
+    lines = [
+        f"SPOILT: {peer['bad']} objects on {peer.get('node')}" for peer in copies["peers"] if peer.get("bad")
+    ]
+    if bad := scrub.get("bad"):
+        lost = mending.get("lost", 0)
+        lines.append(f"SPOILT: {bad} objects on this disk, of {lost} no member has a good copy")
+    if compare.get("configs"):
+        lines.append("a repository's config differs between nodes: see the log")
+    if lacking := compare.get("lacking"):
+        lines.append(f"members lacked {lacking} acknowledged objects since this process started: see the log")
+    return lines
 
 
 def _peer(peer: Mapping[str, Any]) -> str:

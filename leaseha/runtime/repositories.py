@@ -17,7 +17,7 @@ from leaseha.core.values import Instant
 from leaseha.errors import ResourceError
 from leaseha.lines import Shape
 from leaseha.repository.adopted import Inherited
-from leaseha.repository.control import Answer, Notice, RepositoryError, RepositoryProcess
+from leaseha.repository.control import Answer, Notice, RepositoryError, RepositoryProcess, RepositoryStatus
 from leaseha.runtime.copies import Copies
 from leaseha.runtime.datadir import DataDirectory
 from leaseha.runtime.handover import RepositoryTold
@@ -194,6 +194,14 @@ class WarmRepository:
         """Move the deadline."""
         self._process.extend(token, deadline)
 
+    async def chore(self, what: str, arguments: Mapping[str, Any]) -> Answer:
+        """Begin what an operator asks for. Raises `RepositoryError`."""
+        return await self._process.chore(what, arguments)
+
+    async def inside(self) -> RepositoryStatus:
+        """What its process says of itself. Raises `RepositoryError`."""
+        return await self._process.status()
+
     async def stop(self, drain_s: float) -> None:
         """Close the gate; when this returns, or raises, nothing can be acknowledged any more."""
         self._let_be()
@@ -231,11 +239,11 @@ class WarmRepository:
         """A process that hangs is as bad as a dead one: it is killed when it does not answer, and that is told."""
         with contextlib.suppress(RepositoryError):
             status, still = await self._process.status(), PAUSE_PULSES
-            self._note_copies(status.replication)
+            self._note_copies({**status.replication, "upkeep": status.upkeep})
             while self._serving:
                 await asyncio.sleep(PULSE_S)
                 before, status = status, await self._process.status()
-                self._note_copies(status.replication)
+                self._note_copies({**status.replication, "upkeep": status.upkeep})
                 still = 0 if status.busy or status.bytes_in != before.bytes_in else still + 1
                 self._note_busy(still < PAUSE_PULSES)
 

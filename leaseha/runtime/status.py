@@ -2,7 +2,8 @@
 
 `/status` JSON, `/livez` (the pump advanced), `/readyz` (the session is proven), `/holder/LEASE` (a name, or 404).
 None of these can change anything, and no answer waits for etcd. `POST /reload`, on the unix socket and for root or the
-agent's own account alone, is answered when it is done, by the program that has replaced this one.
+agent's own account alone, is answered when it is done, by the program that has replaced this one. `POST /repository`,
+for the same, asks a repository's process for something (leaseha.runtime.chores).
 """
 
 from __future__ import annotations
@@ -53,12 +54,17 @@ class Reload(Protocol):
         """`reply` is told how it went; `config` is the file that whoever asks means."""
 
 
+Chore = Callable[[Reply, dict[str, Any]], None]
+"""Takes what is asked of a repository's process, and returns; the reply is told how it went."""
+
+
 class StatusServer:
     """Serves `answers` until closed."""
 
-    def __init__(self, answers: Answers, reload: Reload | None = None) -> None:
+    def __init__(self, answers: Answers, reload: Reload | None = None, chore: Chore | None = None) -> None:
         self._answers = answers
         self._reload = reload
+        self._chore = chore
         self._servers: list[asyncio.Server] = []
         self._open = 0
 
@@ -126,8 +132,9 @@ class StatusServer:
         if request is None:
             return
         target = request.target.decode("ascii", "replace")
-        if request.method == b"POST" and target == "/reload":
-            found = self._reload_asked(writer.get_extra_info("socket"), body)
+        if request.method == b"POST" and target in ("/reload", "/repository"):
+            asking = self._reload_asked if target == "/reload" else self._chore_asked
+            found = asking(writer.get_extra_info("socket"), body)
             if found is None:
                 return
         else:
@@ -145,9 +152,7 @@ class StatusServer:
         """None: it is answered later, on this connection."""
         if self._reload is None or connection.family != socket.AF_UNIX:
             return _text(HTTPStatus.METHOD_NOT_ALLOWED, "this endpoint is read-only")
-        peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        _, uid, _ = struct.unpack("3i", peer)
-        if uid not in (0, os.geteuid()):
+        if not _may_command(connection):
             return refusal("only root, and the account that the agent runs as, may reload it", 1)
         try:
             asked = json.loads(body)
@@ -155,6 +160,20 @@ class StatusServer:
         except (ValueError, KeyError, TypeError):
             return _text(HTTPStatus.BAD_REQUEST, 'a reload is asked for by {"upgrade": BOOL, "config": PATH}')
         self._reload(kept(connection), upgrade=upgrade, config=config)
+        return None
+
+    def _chore_asked(self, connection: socket.socket, body: bytes) -> tuple[int, str, bytes] | None:
+        """None: it is answered later, on this connection."""
+        if self._chore is None or connection.family != socket.AF_UNIX:
+            return _text(HTTPStatus.METHOD_NOT_ALLOWED, "this endpoint is read-only")
+        if not _may_command(connection):
+            return refusal("only root, and the account that the agent runs as, may ask for that", 1)
+        try:
+            asked = json.loads(body)
+            asked["lease"], asked["do"]
+        except (ValueError, KeyError, TypeError):
+            return _text(HTTPStatus.BAD_REQUEST, 'a repository is asked by {"lease": NAME, "do": WHAT, ...}')
+        self._chore(kept(connection), asked)
         return None
 
     def _answer(self, method: bytes, target: str) -> tuple[int, str, bytes]:
@@ -173,6 +192,13 @@ class StatusServer:
                 return _text(HTTPStatus.NOT_FOUND, "no such lease")
             return _text(HTTPStatus.OK, holder) if holder else _text(HTTPStatus.NOT_FOUND, "no holder")
         return _text(HTTPStatus.NOT_FOUND, "ask for /status, /livez, /readyz or /holder/LEASE")
+
+
+def _may_command(connection: socket.socket) -> bool:
+    """Root, or the account that this runs as."""
+    peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    _, uid, _ = struct.unpack("3i", peer)
+    return uid in (0, os.geteuid())
 
 
 def _unix_socket(path: Path) -> socket.socket:

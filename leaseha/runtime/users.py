@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 from leaseha.config import DoorConfig
 from leaseha.core.events import Change
-from leaseha.core.values import Head, KeyValue
+from leaseha.core.values import NS_PER_S, Head, KeyValue
 from leaseha.errors import RepositoryError, StoreError
 from leaseha.repository.control import RepositoryProcess
 from leaseha.repository.door import DoorOptions
@@ -57,6 +57,12 @@ def options_of(door: DoorConfig) -> DoorOptions:
         metrics=door.metrics,
         cert=str(door.cert or ""),
         key=str(door.key or ""),
+        trash_days=door.trash_days,
+        quarantine_days=door.quarantine_days,
+        compare_every_s=door.compare_every_ns / NS_PER_S,
+        scrub_rate=door.scrub_rate,
+        scrub_every_s=door.scrub_days * 86400.0,
+        catch_up_rate=door.catch_up_rate,
     )
 
 

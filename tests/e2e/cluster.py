@@ -29,7 +29,7 @@ def run_cli(lab: Lab, node: str, *arguments: str, timeout_s: float = SOON_S) -> 
     """`leaseha ARGUMENTS` on a node, with its configuration where the command takes one; both outputs in stdout."""
     verb, *rest = arguments
     config = [] if verb in {"version", "fsm"} else ["--config", str(lab.nodes[node].config)]
-    command = [sys.executable, "-m", "leaseha", verb, *config, *rest]
+    command = [sys.executable, "-m", "leaseha", verb, *rest, *config]
     done = lab.host(node).run(command, timeout_s=timeout_s)
     assert "Traceback" not in done.stdout, done.stdout
     return done

@@ -25,6 +25,7 @@ from tests.e2e.cluster import (
     cluster,
     log_of,
     run_cli,
+    told,
     wait_logged,
     wait_until,
 )
@@ -127,15 +128,25 @@ def put(lab: Lab, content: bytes) -> tuple[int, str]:
 
 
 def create(lab: Lab) -> None:
+    assert ask(lab, "POST", "/one/?create=true") == 200
+
+
+def delete(lab: Lab, name: str) -> int:
+    return ask(lab, "DELETE", f"/one/data/{name}")
+
+
+def ask(lab: Lab, method: str, path: str) -> int:
+    """The answer's status."""
+
     def exchange() -> int:
         connection = http.client.HTTPConnection(lab.vip, REPOSITORY_PORT, timeout=20)
         try:
-            connection.request("POST", "/one/?create=true")
+            connection.request(method, path)
             return connection.getresponse().status
         finally:
             connection.close()
 
-    assert lab.client.call(exchange) == 200
+    return lab.client.call(exchange)
 
 
 def pack(lab: Lab, node: str, name: str) -> Path:
@@ -175,6 +186,22 @@ def test_a_reload_keeps_the_process_and_its_copies(lab: Lab):
     assert pack(lab, SECOND, name).exists()
     assert repositories(lab, FIRST) == pids
     level(lab, FIRST)
+
+
+def test_what_was_deleted_comes_back_on_both_nodes_by_a_command_on_the_holder(lab: Lab):
+    status, name = put(lab, os.urandom(1000))
+    assert status == 200
+    assert delete(lab, name) == 200
+    assert not any(pack(lab, node, name).exists() for node in NAMES)
+
+    refused = run_cli(lab, SECOND, "repo", "undelete", "--all")
+    done = run_cli(lab, FIRST, "repo", "undelete", name[:10])
+
+    assert (refused.returncode, f"(the holder is {FIRST})" in refused.stdout) == (1, True), refused.stdout
+    assert done.returncode == 0, done.stdout
+    assert all(pack(lab, node, name).exists() for node in NAMES)
+    found = told(lab, FIRST, "repo", "sync-status")
+    assert {one["node"]: one["state"] for one in found["stores"]} == {FIRST: "holder", SECOND: "member"}
 
 
 def test_nothing_is_acknowledged_without_a_member_before_it_is_out_of_the_set(lab: Lab):

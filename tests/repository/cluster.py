@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from leaseha.repository.control import Answer, Notice, Peering, RepositoryProcess
+from leaseha.repository.door import DoorOptions
 from leaseha.repository.members import Members, PeerAddress
 from leaseha.repository.tls import TlsFiles
 from tests.repository.agent import in_s
@@ -41,7 +42,7 @@ class Node:
         peering = Peering(
             LEASE, self.name, self.cluster.peer_host, self.peer_port, self.cluster.tls(self.name)
         )
-        return RepositoryProcess(self.root, self._notice, peering=peering)
+        return RepositoryProcess(self.root, self._notice, peering=peering, door=self.cluster.door)
 
     def _notice(self, notice: Notice) -> None:
         self.notices.append(notice)
@@ -116,6 +117,7 @@ class Cluster:
         self.obeys = True
         """False: T13 does not come through."""
         self.min_copies = 1
+        self.door = DoorOptions()
         self.seen = 0
         self.last_wants = frozenset[str]()
 

@@ -90,3 +90,24 @@ async def test_one_that_caught_up_may_take_over_with_everything(cluster: Cluster
     assert (await cluster.take(standby, 8)).ok
 
     assert (await standby.ask("GET", path)).body == body
+
+
+async def test_how_far_a_store_has_caught_up_is_told_while_it_does(cluster: Cluster):
+    holder, late = await cluster.add("a", "b")
+    cluster.insync = {"a"}
+    cluster.nodes.pop("b")
+    assert (await cluster.take(holder, 7)).ok
+    path, body = pack()
+    assert (await holder.ask("POST", path, body)).status == 200
+
+    late.stop()  # it does not answer for a while
+    cluster.nodes["b"] = late
+    cluster.tell()
+    async with asyncio.timeout(20):
+        while (peer := (await holder.replication())["peers"][0])["state"] != "catching-up":
+            await asyncio.sleep(0.005)  # waits for a fact: it has begun
+    late.go_on()
+    await cluster.all_in_sync("a", "b")
+
+    assert {"total_bytes", "sent_bytes", "rate", "eta_s"} <= peer.keys()
+    assert (await holder.replication())["peers"][0]["state"] == "member"

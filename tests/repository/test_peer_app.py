@@ -12,6 +12,7 @@ from leaseha.repository.adoption import Adoption
 from leaseha.repository.paths import Address, Kind
 from leaseha.repository.peer_app import Identity, PeerApp
 from leaseha.repository.peer_client import PeerClient, PeerError, StalePeerError, StrangerError
+from leaseha.repository.peer_manifest import ManifestRoutes
 from leaseha.repository.peer_wire import Stamp
 from leaseha.repository.server import Limits, Server
 from leaseha.repository.store import OURS, DirectoryStore
@@ -40,6 +41,7 @@ class Standby:
             self.tail,
             adopted=self.taken.append,
         )
+        ManifestRoutes(self.store).join(app)
         self.server = Server(app.handle, Limits())
         port = free_port()
         self.server.listen([HOST], port)

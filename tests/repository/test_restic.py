@@ -45,14 +45,19 @@ class Restic:
 
 
 @pytest.fixture
-async def port(tmp_path: Path):
+async def process(tmp_path: Path):
     (tmp_path / "data").mkdir()
     process = RepositoryProcess(tmp_path / "data", lambda notice: None)
     await process.start()
+    yield process
+    await process.close()
+
+
+@pytest.fixture
+async def port(process: RepositoryProcess) -> int:
     port = free_port()
     assert (await process.serve([HOST], port, 7, 0, now().plus(LONG_NS))).ok
-    yield port
-    await process.close()
+    return port
 
 
 def make_source(folder: Path, extra: int = 0) -> Path:
@@ -128,3 +133,38 @@ async def test_a_backup_survives_that_another_process_takes_over(tmp_path: Path)
     assert (await second.status()).uploads > 0
     await first.close()
     await second.close()
+
+
+async def test_what_a_bad_forget_and_prune_took_away_comes_back_whole(
+    process: RepositoryProcess, port: int, tmp_path: Path
+):
+    restic = Restic(f"rest:http://{HOST}:{port}/laptop", tmp_path)
+    source = make_source(tmp_path / "source")
+    shutil.copytree(source, tmp_path / "before", symlinks=True)
+
+    def lose() -> None:
+        restic("init")
+        restic("backup", ".", inside=source)
+        for path in (source / "deep").glob("file[0-5]"):
+            path.write_bytes(os.urandom(1_000_000))
+        restic("backup", ".", inside=source)
+        restic("forget", "--keep-last", "1", "--prune", "--max-unused", "0")
+        assert "1 snapshots" in restic("snapshots")
+
+    await asyncio.to_thread(lose)
+    trash = {path.parent.name for path in (tmp_path / "data/.leaseha/trash").rglob("*") if path.is_file()}
+    assert {"data", "index", "snapshots"} <= trash
+    assert (await process.chore("undelete", {"repository": "laptop", "since": "", "names": []})).ok
+    async with asyncio.timeout(60):
+        while (told := (await process.status()).chores["undelete"])["state"] == "running":
+            await asyncio.sleep(0.05)  # waits for a fact: it has ended
+    assert told["result"]["ok"], told
+
+    def look() -> None:
+        assert "2 snapshots" in restic("snapshots")
+        assert "no errors were found" in restic("check", "--read-data")
+        first = restic("snapshots", "--json").split('"short_id":"')[1][:8]
+        restic("restore", first, "--target", str(tmp_path / "out"))
+        assert same_tree(tmp_path / "before", tmp_path / "out")
+
+    await asyncio.to_thread(look)

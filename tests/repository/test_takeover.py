@@ -2,6 +2,7 @@
 
 import asyncio
 
+from leaseha.repository.store import DirectoryStore
 from tests.repository.cluster import Cluster, Node, pack
 from tests.repository.served import post_head, read_all
 
@@ -35,7 +36,7 @@ async def test_a_standby_serves_every_acknowledged_object_after_the_holder_was_k
     assert (await standby.ask("POST", path, body)).status == 200
 
 
-async def test_an_object_that_only_another_member_has_is_removed_there_before_the_gate_opens(
+async def test_an_object_that_only_another_member_has_is_put_aside_there_before_the_gate_opens(
     cluster: Cluster,
 ):
     """b got it and c did not; nothing was acknowledged; a dies; c takes over."""
@@ -55,6 +56,8 @@ async def test_an_object_that_only_another_member_has_is_removed_there_before_th
     assert cluster.insync == {"b", "c"}
     assert not third.has(path, body)
     assert not second.file(path).exists()
+    (kept,) = DirectoryStore(second.root).quarantine.entries()
+    assert kept.path.read_bytes() == body
     assert (await third.replication())["copies"] == 2
 
 

@@ -56,6 +56,8 @@ class Peer:
         self.data = ""
         self.bytes_sent = 0
         self._failed_at = 0.0
+        self.retired = False
+        """Of a tenure, or of an address, that has ended: never to be introduced again."""
         self.told = -1
         """The last `confirmed` that was sent to it."""
 
@@ -77,6 +79,7 @@ class Peer:
             return self._introduce(floor)
 
     def _introduce(self, floor: int) -> Introduction:
+        self._check_retired()
         self.client.close()
         self.round = max(time.monotonic_ns(), self.round + 1)
         try:
@@ -85,6 +88,7 @@ class Peer:
             told = _introduction(answer)
             if self.data and told.data != self.data:
                 raise PeerError("its data directory has been replaced")
+            self._check_retired()
         except PeerError as trouble:
             self._failed_at = time.monotonic()
             self.usable = False
@@ -94,6 +98,14 @@ class Peer:
         self.usable = True
         self.why = ""
         return told
+
+    def _check_retired(self) -> None:
+        if self.retired:
+            raise PeerError("the token, or its address, has changed meanwhile")
+
+    def in_force(self, round_: int) -> bool:
+        """What it confirmed in that round is still there: nothing was put aside or compared since."""
+        return not self.retired and round_ == self.round
 
     def revive(self, floor: int) -> bool:
         """Make it usable again, if it can be at once. Raises StalePeerError."""
@@ -123,7 +135,8 @@ class Peer:
             self._failed_at = 0.0
 
     def close(self) -> None:
-        """No longer needed."""
+        """No longer needed; whoever still has it changes nothing by it any more."""
+        self.retired = True
         self.usable = False
         self.client.close()
 

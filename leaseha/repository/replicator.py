@@ -100,9 +100,11 @@ class PeerReplicator:
         self.membership.begin(mark)
         self.peers.begin(mark)
 
-    def settled(self) -> None:
-        """All members have the same."""
-        self.tail.settle()
+    def settled(self, mark: Mark) -> None:
+        """All members have the same. Raises GateClosedError when the tenure has ended meanwhile."""
+        if self._mark != mark:
+            raise GateClosedError("closed meanwhile")
+        self.tail.settle(mark)
         self._settled = True
         self._look.set()
 
@@ -190,12 +192,15 @@ class PeerReplicator:
 
         return act
 
-    def putting(self, address: Address, seq: int = 0) -> Act:
-        """Sends what is on our disk. Raises FileNotFoundError when nothing is there."""
+    def putting(self, address: Address, seq: int = 0, *, settled: bool = True) -> Act:
+        """Sends what is on our disk. Raises FileNotFoundError when nothing is there.
+
+        `settled` False: nothing is confirmed by it, since what came under the token before may still differ.
+        """
 
         def act(peer: Peer) -> None:
             with self._store.open(address) as stored:
-                stamp = peer.stamp(seq, self.operations.confirmed() if seq else -1)
+                stamp = peer.stamp(seq, self.operations.confirmed() if seq and settled else -1)
                 _expect(peer.client.put_file(address, stamp, stored.fd, stored.size).status)
                 peer.bytes_sent += stored.size
 

@@ -99,6 +99,7 @@ class Peering:
             routes={CLIENTS: self.clients.route},
             adopted=self._adopted,
             disk_fault=fault,
+            may_speak=self.replicator.peers.may_speak if tls else None,
         )
         ManifestRoutes(store.root).join(self.app)
         self._catch_up = CatchUp(self.replicator, store)

@@ -210,6 +210,16 @@ class Peers:
         self._data[peer.store] = peer.data
         peer.close()
 
+    def may_speak(self, names: frozenset[str], store: str) -> bool:
+        """Whether a certificate with these names is that of the node of `store`.
+
+        Of a store that the agent has not named yet: of any node that it has. Before its first word: of anybody.
+        """
+        with self._lock:
+            known = self._addresses.get(store)
+            nodes = {one.node for one in self._addresses.values()}
+        return not nodes or bool(names & (nodes if known is None else {known.node}))
+
     def get(self, store: str) -> Peer | None:
         """None: the agent has not said where it is."""
         return self._peers.get(store)

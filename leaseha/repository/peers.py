@@ -151,6 +151,11 @@ def _introduction(answer: dict[str, object]) -> Introduction:
     return Introduction(str(answer.get("data", "")), str(answer.get("process", "")), addresses)
 
 
+def _matches(name: str, node: str) -> bool:
+    """As clients compare: also a certificate for every name of a domain."""
+    return name == node or (name.startswith("*.") and "." in node and name[2:] == node.partition(".")[2])
+
+
 class Peers:
     """All of them, under one token at a time. Used by many threads."""
 
@@ -218,7 +223,8 @@ class Peers:
         with self._lock:
             known = self._addresses.get(store)
             nodes = {one.node for one in self._addresses.values()}
-        return not nodes or bool(names & (nodes if known is None else {known.node}))
+        wanted = nodes if known is None else {known.node}
+        return not nodes or any(_matches(name.lower(), node.lower()) for name in names for node in wanted)
 
     def get(self, store: str) -> Peer | None:
         """None: the agent has not said where it is."""

@@ -12,7 +12,8 @@ from leaseha.repository.gate import Gate, GateClosedError, Word, now
 from leaseha.repository.members import Members, PeerAddress
 from leaseha.repository.paths import Address, Kind
 from leaseha.repository.peer_client import PeerError, object_path
-from leaseha.repository.peers import Peer
+from leaseha.repository.peering import data_id
+from leaseha.repository.peers import Peer, Peers
 from leaseha.repository.replicator import PeerReplicator, Telling
 from leaseha.repository.settle import Settling
 from leaseha.repository.store import OURS, DirectoryStore
@@ -193,3 +194,32 @@ def test_an_unknown_tail_stays_unknown_when_a_lower_token_settles():
     tail.settle(SEVEN)
 
     assert tail.addresses() is None
+
+
+@pytest.mark.parametrize(
+    ("names", "store", "may"),
+    [
+        ({"N1.example.org"}, "b", True),
+        ({"*.example.org"}, "b", True),
+        ({"example.org", "*.org"}, "b", False),
+        ({"n2"}, "b", False),
+        ({"n2"}, "unheard-of", True),
+        ({"stranger", "*.n2"}, "unheard-of", False),
+        (set(), "b", False),
+    ],
+)
+def test_a_certificate_speaks_for_the_node_that_it_names(names: set[str], store: str, *, may: bool):
+    peers = Peers("l", "a", None)
+    assert peers.may_speak(frozenset(names), store)  # nothing is known yet
+    peers.hear((PeerAddress("b", "n1.example.org", HOST, 1), PeerAddress("c", "n2", HOST, 2)))
+
+    assert peers.may_speak(frozenset(names), store) is may
+
+
+def test_an_identity_that_a_power_failure_left_empty_is_made_anew(tmp_path: Path):
+    (tmp_path / OURS).mkdir()
+    (tmp_path / OURS / "data-id").touch()
+    made = data_id(tmp_path)
+
+    assert made
+    assert data_id(tmp_path) == made

@@ -248,9 +248,9 @@ class CatchUp:
             log.error("catch-up of %s: %s is spoilt here", peer.address.node, path_of(address))  # noqa: TRY400 - an operator's sentence
 
 
-def put_aside(peer: Peer, addresses: list[Address]) -> None:
-    """Into that store's quarantine. Raises PeerError."""
+def put_aside(peer: Peer, addresses: list[Address], seq: int = 0) -> None:
+    """Into that store's quarantine. `seq`: of the operation that this belongs to. Raises PeerError."""
     body = json.dumps({"objects": [path_of(one) for one in addresses]}).encode()
-    answer = peer.client.ask("POST", QUARANTINE, peer.stamp(), body)
+    answer = peer.client.ask("POST", QUARANTINE, peer.stamp(seq), body)
     if answer.status != 200:
         raise PeerError(f"answered {answer.status}")

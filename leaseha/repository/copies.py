@@ -97,7 +97,8 @@ class PeerCopies:
         self._fd_size = (fd, size)
         self._in_doubt = True
         for tee in self._tees:
-            if self._finish(tee) and not self.void:
+            # A store that left and came back since may have put aside what it had confirmed.
+            if self._finish(tee) and not self.void and tee.peer.in_force(tee.round):
                 everywhere.done.add(tee.peer.store)
         everywhere.complete(self._send_whole)
 

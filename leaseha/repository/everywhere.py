@@ -77,6 +77,8 @@ class Everywhere:
             return
         if peer.mark != self._mark:
             raise UnconfirmedError("the token has changed meanwhile")
+        # After it was looked up: so it is of this tenure, also if the same token began another one meanwhile.
+        self._check()
         try:
             if not self._try(peer, act):
                 self.failed[store] = f"{peer.address.node}: {peer.why or 'dead'}"

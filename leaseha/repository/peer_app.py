@@ -108,8 +108,12 @@ class PeerApp:
         routes: Mapping[bytes, Route] | None = None,
         adopted: Callable[[Mark], None] = lambda _: None,
         disk_fault: Callable[[str], None] = lambda _: None,
+        may_speak: Callable[[frozenset[str], str], bool] | None = None,
     ) -> None:
-        """`routes`: by prefix of the path. `adopted` hears of each token taken; `disk_fault` of I/O errors."""
+        """`routes`: by prefix of the path. `adopted` hears of each token taken; `disk_fault` of I/O errors.
+
+        `may_speak`: whether a certificate with these names is that of this store's node; None: no certificates.
+        """
         self._identity = identity
         self._ledger = ledger
         self._store = store
@@ -117,6 +121,7 @@ class PeerApp:
         self._tail = tail
         self._adopted = adopted
         self._disk_fault = disk_fault
+        self._may_speak = may_speak
         self._buffers = threading.local()
         self.bad: Callable[[], Sequence[Address]] = tuple
         """What is spoilt on this disk; the holder hears of it each second."""
@@ -163,6 +168,8 @@ class PeerApp:
             raise PeerRefusedError(400, str(wrong)) from wrong
         if stamp.lease != self._identity.lease or stamp.target != self._identity.store:
             raise PeerRefusedError(421, f"this is store {self._identity.store} of {self._identity.lease}")
+        if self._may_speak and not self._may_speak(exchange.connection.certificate(), stamp.source):
+            raise PeerRefusedError(403, "the certificate is not that of the node of this store")
         if target == peer_wire.TOKEN:
             self._introduction(exchange, stamp)
             return

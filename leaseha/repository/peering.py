@@ -5,6 +5,7 @@ It answers other nodes from its start to its end, whether its node holds the lea
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -89,7 +90,7 @@ class Peering:
             options.lease, options.store, gate, store, self._tail, telling, contexts
         )
         self.clients = ClientBook()
-        identity = Identity(options.lease, options.store, os.urandom(8).hex(), _data_id(store.root))
+        identity = Identity(options.lease, options.store, os.urandom(8).hex(), data_id(store.root))
         self.app = PeerApp(
             identity,
             ledger,
@@ -99,6 +100,7 @@ class Peering:
             routes={CLIENTS: self.clients.route},
             adopted=self._adopted,
             disk_fault=fault,
+            may_speak=self.replicator.peers.may_speak if tls else None,
         )
         ManifestRoutes(store).join(self.app)
         self.catch_up = CatchUp(self.replicator, store)
@@ -202,16 +204,19 @@ def read_options(lease: str, store: str, listen: str, tls: str) -> PeerOptions |
     )
 
 
-def _data_id(root: Path) -> str:
+def data_id(root: Path) -> str:
     """Made up once for each directory, and kept in it. Raises OSError."""
     path = root / OURS / "data-id"
-    try:
-        return path.read_text("ascii").strip()
-    except FileNotFoundError:
-        made = os.urandom(16).hex()
-        with path.open("x", encoding="ascii") as file:
-            file.write(made + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        fsync_folder(path.parent)
-        return made
+    with contextlib.suppress(FileNotFoundError):
+        if known := path.read_text("ascii").strip():
+            return known
+    # Whole or not at all: an empty one, of a power failure, would be the same as any other empty one.
+    made = os.urandom(16).hex()
+    fresh = path.with_suffix(".new")
+    with fresh.open("w", encoding="ascii") as file:
+        file.write(made + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.rename(path)
+    fsync_folder(path.parent)
+    return made

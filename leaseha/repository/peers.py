@@ -58,6 +58,8 @@ class Peer:
         self.bad: tuple[Address, ...] = ()
         """What it has found spoilt on its own disk, as it said last."""
         self._failed_at = 0.0
+        self.retired = False
+        """Of a tenure, or of an address, that has ended: never to be introduced again."""
         self.told = -1
         """The last `confirmed` that was sent to it."""
 
@@ -79,6 +81,7 @@ class Peer:
             return self._introduce(floor)
 
     def _introduce(self, floor: int) -> Introduction:
+        self._check_retired()
         self.client.close()
         self.round = max(time.monotonic_ns(), self.round + 1)
         try:
@@ -87,6 +90,7 @@ class Peer:
             told = _introduction(answer)
             if self.data and told.data != self.data:
                 raise PeerError("its data directory has been replaced")
+            self._check_retired()
         except PeerError as trouble:
             self._failed_at = time.monotonic()
             self.usable = False
@@ -96,6 +100,14 @@ class Peer:
         self.usable = True
         self.why = ""
         return told
+
+    def _check_retired(self) -> None:
+        if self.retired:
+            raise PeerError("the token, or its address, has changed meanwhile")
+
+    def in_force(self, round_: int) -> bool:
+        """What it confirmed in that round is still there: nothing was put aside or compared since."""
+        return not self.retired and round_ == self.round
 
     def revive(self, floor: int) -> bool:
         """Make it usable again, if it can be at once. Raises StalePeerError."""
@@ -125,7 +137,8 @@ class Peer:
             self._failed_at = 0.0
 
     def close(self) -> None:
-        """No longer needed."""
+        """No longer needed; whoever still has it changes nothing by it any more."""
+        self.retired = True
         self.usable = False
         self.client.close()
 
@@ -138,6 +151,11 @@ def _introduction(answer: dict[str, object]) -> Introduction:
         if None not in read:
             addresses = frozenset(one for one in read if one is not None)
     return Introduction(str(answer.get("data", "")), str(answer.get("process", "")), addresses)
+
+
+def _matches(name: str, node: str) -> bool:
+    """As clients compare: also a certificate for every name of a domain."""
+    return name == node or (name.startswith("*.") and "." in node and name[2:] == node.partition(".")[2])
 
 
 class Peers:
@@ -198,6 +216,17 @@ class Peers:
     def _retire(self, peer: Peer) -> None:
         self._data[peer.store] = peer.data
         peer.close()
+
+    def may_speak(self, names: frozenset[str], store: str) -> bool:
+        """Whether a certificate with these names is that of the node of `store`.
+
+        Of a store that the agent has not named yet: of any node that it has. Before its first word: of anybody.
+        """
+        with self._lock:
+            known = self._addresses.get(store)
+            nodes = {one.node for one in self._addresses.values()}
+        wanted = nodes if known is None else {known.node}
+        return not nodes or any(_matches(name.lower(), node.lower()) for name in names for node in wanted)
 
     def get(self, store: str) -> Peer | None:
         """None: the agent has not said where it is."""

@@ -100,9 +100,11 @@ class PeerReplicator:
         self.membership.begin(mark)
         self.peers.begin(mark)
 
-    def settled(self) -> None:
-        """All members have the same."""
-        self.tail.settle()
+    def settled(self, mark: Mark) -> None:
+        """All members have the same. Raises GateClosedError when the tenure has ended meanwhile."""
+        if self._mark != mark:
+            raise GateClosedError("closed meanwhile")
+        self.tail.settle(mark)
         self._settled = True
         self._look.set()
 
@@ -192,15 +194,23 @@ class PeerReplicator:
 
         return act
 
-    def putting(self, address: Address, seq: int = 0, pace: Callable[[int], None] = lambda _: None) -> Act:
+    def putting(
+        self,
+        address: Address,
+        seq: int = 0,
+        pace: Callable[[int], None] = lambda _: None,
+        *,
+        settled: bool = True,
+    ) -> Act:
         """Sends what is on our disk. Raises FileNotFoundError when nothing is there.
 
         `pace` is called with the bytes of each piece before it goes, and may wait a little.
+        `settled` False: nothing is confirmed by it, since what came under the token before may still differ.
         """
 
         def act(peer: Peer) -> None:
             with self._store.open(address) as stored:
-                stamp = peer.stamp(seq, self.operations.confirmed() if seq else -1)
+                stamp = peer.stamp(seq, self.operations.confirmed() if seq and settled else -1)
                 _expect(peer.client.put_file(address, stamp, stored.fd, stored.size, pace).status)
                 peer.bytes_sent += stored.size
 

@@ -74,11 +74,11 @@ class Settling:
             else:
                 self._differing |= own
             self._settle()
+            if self._cancelled.is_set():
+                raise NotSettledError("another word came meanwhile")
+            self._replicator.settled(self._mark)
         except (TokenTooOldError, CrowdedError, OSError, GateClosedError, UnconfirmedError) as trouble:
             raise NotSettledError(str(trouble)) from trouble
-        if self._cancelled.is_set():
-            raise NotSettledError("another word came meanwhile")
-        self._replicator.settled()
 
     def _settle(self) -> None:
         membership = self._replicator.membership
@@ -149,25 +149,40 @@ class Settling:
     # ---- what differs
 
     def _align(self, required: frozenset[str]) -> bool:
-        """Our disk is the truth. False: a store failed in the middle of it, and is unsure now."""
+        """Our disk is the truth. False: a store failed in the middle of it, and is unsure now.
+
+        Each is an operation by number, in the tails of those that do it: if we die halfway, the next holder must
+        know that they differ here from those that we have not come to.
+        """
+        operations = self._replicator.operations
         for address in sorted(self._differing, key=_order):
-            for store in sorted(required):
-                self._check()
-                peer = self._replicator.peers.get(store)
-                try:
-                    if peer is None:
-                        raise PeerError("nobody has said where it is")
-                    self._align_one(peer, address)
-                except StalePeerError:
-                    raise
-                except PeerError as trouble:
-                    self._unsure[store] = f"{store if peer is None else peer.address.node}: {trouble}"
+            seq = operations.begin(address)
+            try:
+                if not self._align_everywhere(address, seq, required):
                     return False
+                operations.done(seq)
+            finally:
+                operations.doubt(seq)  # nothing, once it is done
         if self._differing:
             log.info("settled %d objects with %d other members", len(self._differing), len(required))
         return True
 
-    def _align_one(self, peer: Peer, address: Address) -> None:
+    def _align_everywhere(self, address: Address, seq: int, required: frozenset[str]) -> bool:
+        for store in sorted(required):
+            self._check()
+            peer = self._replicator.peers.get(store)
+            try:
+                if peer is None:
+                    raise PeerError("nobody has said where it is")
+                self._align_one(peer, address, seq)
+            except StalePeerError:
+                raise
+            except PeerError as trouble:
+                self._unsure[store] = f"{store if peer is None else peer.address.node}: {trouble}"
+                return False
+        return True
+
+    def _align_one(self, peer: Peer, address: Address, seq: int) -> None:
         try:
             with self._store.open(address) as stored:
                 # Whatever is there under its name was hashed and is durable; only a config may be a different one.
@@ -175,10 +190,10 @@ class Settling:
                     answer = peer.client.ask("HEAD", object_path(address), peer.stamp())
                     if answer.status == 200 and answer.length == stored.size:
                         return
-            self._replicator.putting(address)(peer)
+            self._replicator.putting(address, seq, settled=False)(peer)
         except (FileNotFoundError, NotADirectoryError):
             # It was never acknowledged: what was is here. Kept there all the same, for whoever wants to see it.
-            put_aside(peer, [address])
+            put_aside(peer, [address], seq)
 
 
 def _order(address: Address) -> tuple[bool, bool, str]:

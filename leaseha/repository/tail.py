@@ -18,6 +18,8 @@ from leaseha.repository.tokens import NOTHING, Mark
 
 MOST: Final = 10_000
 """More than that and the tail is unknown: comparing everything is then no dearer."""
+MOST_RECENT: Final = Mark(10**18, 0)
+"""Above every token."""
 
 
 class Tail:
@@ -58,11 +60,12 @@ class Tail:
             for operation in [one for one in self._operations if one <= (mark, seq)]:
                 del self._operations[operation]
 
-    def settle(self) -> None:
-        """Everything is the same on every member."""
+    def settle(self, mark: Mark = MOST_RECENT) -> None:
+        """Everything up to this token is the same on every member; what a higher one has done since stays."""
         with self._lock:
-            self._operations.clear()
-            self._known = True
+            for operation in [one for one in self._operations if one[0] <= mark]:
+                del self._operations[operation]
+            self._known = self._known or self._floor[0] <= mark
 
     def addresses(self) -> frozenset[Address] | None:
         """What may differ; None: unknown."""

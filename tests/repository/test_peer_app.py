@@ -27,14 +27,14 @@ PACK = Address(("r",), Kind.DATA, hashlib.sha256(BODY).hexdigest())
 class Standby:
     """One peer port, and the client of a holder."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, store: str = "b") -> None:
         self.root = root
         self.ledger = TokenLedger(root / OURS / "token")
         self.store = DirectoryStore(root)
         self.tail = Tail()
         self.taken: list[Mark] = []
         app = PeerApp(
-            Identity("l", "b", "p1", "d1"),
+            Identity("l", store, "p1", "d1"),
             self.ledger,
             self.store,
             Adoption(self.ledger),

@@ -10,8 +10,13 @@ import pytest
 
 from leaseha.adapters import pki
 from leaseha.adapters.pki import Wanted
-from leaseha.repository.tls import TlsFiles
-from tests.repository.cluster import Cluster, pack
+from leaseha.repository import peer_wire
+from leaseha.repository.members import Members, PeerAddress
+from leaseha.repository.peer_client import PeerClient, PeerError
+from leaseha.repository.peer_wire import Stamp
+from leaseha.repository.tls import TlsFiles, client_context
+from leaseha.repository.tokens import Mark
+from tests.repository.cluster import LEASE, Cluster, pack
 from tests.repository.served import HOST, free_port, post_head, read_all
 
 
@@ -54,6 +59,28 @@ async def test_a_node_that_shows_another_name_is_no_member(cluster: Cluster, tmp
     path, body = pack()
     assert (await holder.ask("POST", path, body)).status == 200
     assert not standby.file(path).exists()
+
+
+async def test_another_certificate_of_the_authority_cannot_speak_for_a_node(cluster: Cluster, tmp_path: Path):
+    """Else whoever has one, of whatever machine, could depose the holder by a token that it made up."""
+    secure(cluster, tmp_path / "pki")
+    holder, standby = await cluster.pair("a", "b")
+    peer = PeerAddress("a", "a", HOST, holder.peer_port)
+    standby.process.members(Members("b", frozenset({"a", "b"}), (peer,)))
+    await standby.process.status()  # it has heard the word before
+    files = cluster.tls("impostor")
+    assert files
+    client = PeerClient(HOST, standby.peer_port, tls=client_context(files), name="b")
+
+    for store in ("a", "made-up"):
+        stamp = Stamp(LEASE, Mark(0, 99), store, "b", 1)
+        with pytest.raises(PeerError, match="403: the certificate is not"):
+            await asyncio.to_thread(client.ask, "POST", peer_wire.TOKEN, stamp)
+
+    path, body = pack()
+    assert (await holder.ask("POST", path, body)).status == 200
+    assert standby.has(path, body)
+    client.close()
 
 
 async def test_nodes_speak_over_ipv6(cluster: Cluster):

@@ -48,21 +48,12 @@ def _losing(options: Options) -> None:
     options.faults = {"copies": 8, "kill": 1, "freeze": 3, "cut": 2, "heal": 3, "restart": 2, "accept": 12}
 
 
-def _set_only(item: Recovering) -> Txn:
-    good = _accept_loss(item)
-    return Txn(good.compares, good.puts[1:], good.reads)
-
-
 def _set_compared(item: Recovering) -> Txn:
     good = _accept_loss(item)
     return Txn(good.compares[1:2], good.puts, good.reads)
 
 
 COPIES_BUGS: Final = (
-    Bug(
-        "accept-set", "`recover` writes the set and leaves the claim to whom it names", "wiped",
-        lambda: [(transactions, "accept_loss", _set_only)], _losing,
-    ),
     Bug(
         "accept-blind", "`recover` compares the set alone", "wiped",
         lambda: [(transactions, "accept_loss", _set_compared)], _losing,

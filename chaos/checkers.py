@@ -165,6 +165,7 @@ def tokens_grow(entries: list[Entry], _: Bounds) -> list[Violation]:
 def nothing_acknowledged_is_lost(entries: list[Entry], _: Bounds) -> list[Violation]:
     """G2: whoever gets a claim has every object that was acknowledged before."""
     objects: dict[str, int] = defaultdict(int)
+    given_up: dict[str, set[int]] = defaultdict(set)
     has: dict[tuple[str, str], set[int]] = defaultdict(set)
     stores: dict[int, str] = {}
     found: list[Violation] = []
@@ -183,12 +184,16 @@ def nothing_acknowledged_is_lost(entries: list[Entry], _: Bounds) -> list[Violat
             has[lease, store] = set(range(objects[lease]))
         elif entry.what == "recovered":  # an operator has given up what no store has
             objects[entry.facts[0]] = 0
+            given_up[entry.facts[0]].clear()
             has = defaultdict(set, {key: held for key, held in has.items() if key[0] != entry.facts[0]})
+        elif entry.what == "accepted":  # and here: what that store has not
+            lease, store = entry.facts
+            given_up[lease] |= set(range(objects[lease])) - has[lease, store]
         elif entry.what == "restored":
             return found
         elif entry.what == "claim":
             lease, hold, node, session = (entry.facts[at] for at in (0, 2, 3, 4))
-            lacks = objects[lease] - len(has[lease, stores.get(session, "")])
+            lacks = len(set(range(objects[lease])) - has[lease, stores.get(session, "")] - given_up[lease])
             if hold == "held" and lacks:
                 text = f"{node} holds {lease} and lacks {lacks} acknowledged objects"
                 found.append(Violation("G2 acknowledged object lost", entry.at_ns, text))

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from leaseha import __version__, cli_access, cli_repo
+from leaseha import __version__, cli_access, cli_recover, cli_repo
 from leaseha.config import DEFAULT_PATH, load, parse
 from leaseha.errors import AgentUnreachable, LeasehaError, OperationalError, UsageError
 
@@ -110,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--keep", action="store_true", help="leave the cluster up afterwards, and say what to try"
     )
+    cli_recover.add_recover(verb, config, as_json)
     cli_access.add_pki(verb, as_json)
     cli_access.add_user(verb, config, as_json)
     cli_repo.add_repo(verb, config, as_json)

@@ -17,6 +17,7 @@
     │   ├── AgentUnreachable                 no agent answers on its socket
     │   ├── AgentRunning                     another agent of this cluster and node runs on this host
     │   ├── SwitchoverFailed                 a planned move did not come to its end, and why
+    │   ├── RecoverRefused                   a loss need not, or cannot, be accepted now
     │   ├── ClusterMismatch                  this node and the cluster disagree on ttl_max or a name
     │   └── LabError                         the lab could not build or drive its namespaces
     └── InvariantBroken             exit 1   a fault in leaseha itself: the holder stops holding
@@ -136,6 +137,10 @@ class AgentRunning(OperationalError):
 
 class SwitchoverFailed(OperationalError):
     """A planned move did not come to its end; the text says who holds now."""
+
+
+class RecoverRefused(OperationalError):
+    """Nothing was written: the lease is served, may be without a loss, or cannot be by the node that was named."""
 
 
 class ClusterMismatch(OperationalError):

@@ -8,8 +8,12 @@ from typing import Final
 from chaos.sim.bug import Bug
 from chaos.sim.copies import Copies
 from chaos.sim.options import Options
-from leaseha.core import insync
+from leaseha.core import insync, transactions
 from leaseha.core.state import NodeState
+from leaseha.core.transactions import Recovering
+from leaseha.core.values import Txn
+
+_accept_loss = transactions.accept_loss
 
 
 def _changing(options: Options) -> None:
@@ -39,7 +43,21 @@ def _as_seen(state: NodeState, lease: str) -> frozenset[str]:
     return record.stores if record is not None else frozenset()
 
 
+def _losing(options: Options) -> None:
+    options.nodes, options.slow, options.renew_every_ns = 2, 0.0, options.ttl_ns // 5
+    options.faults = {"copies": 8, "kill": 1, "freeze": 3, "cut": 2, "heal": 3, "restart": 2, "accept": 12}
+
+
+def _set_compared(item: Recovering) -> Txn:
+    good = _accept_loss(item)
+    return Txn(good.compares[1:2], good.puts, good.reads)
+
+
 COPIES_BUGS: Final = (
+    Bug(
+        "accept-blind", "`recover` compares the set alone", "wiped",
+        lambda: [(transactions, "accept_loss", _set_compared)], _losing,
+    ),
     Bug(
         "late-union", "a store that is asked in counts only once the agent says so", "insync",
         lambda: [(Copies, "required", _told_only)], _changing,

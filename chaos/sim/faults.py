@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from chaos.sim import guard, reloads
+from chaos.sim import accepting, guard, reloads
 from chaos.sim.etcd import Saved
 from chaos.sim.node import Node
 from leaseha.core import events, records
@@ -74,7 +74,7 @@ class Faults:
         return happen
 
     def _what(self, fault: str) -> Callable[[Node], None]:
-        for others in (guard.FAULTS, reloads.FAULTS):
+        for others in (guard.FAULTS, reloads.FAULTS, accepting.FAULTS):
             if fault in others:
                 return others[fault]
         do: Callable[[Node], None] = getattr(self, f"_do_{fault}")

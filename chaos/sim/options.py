@@ -118,7 +118,9 @@ _FAULTS: Final[dict[str, dict[str, float]]] = {
         "freeze": 1, "kill": 0.5, "restart": 1.5, "cut": 1, "heal": 2, "switchover": 0.5, "ttl": 0.5, "unkeep": 0.5,
         "drop_session": 0.2, "reload": 0.3,
     },
-    "wiped": {"wipe": 0.7, "copies": 8, "switchover": 3, "kill": 0.4, "restart": 2, "cut": 0.7, "heal": 2},
+    "wiped": {
+        "wipe": 0.7, "copies": 8, "switchover": 3, "kill": 0.4, "restart": 2, "cut": 0.7, "heal": 2, "accept": 1,
+    },
     "mixed": {
         "kill": 0.4, "restart": 1.5, "freeze": 0.5, "cut": 0.5, "cut_requests": 0.2, "cut_replies": 0.2,
         "cut_watch": 0.3, "heal": 2, "elect": 0.2, "switchover": 0.4, "stale_intent": 0.4, "ttl": 0.3, "health": 0.4,
@@ -223,7 +225,9 @@ def _sharpen(options: Options, chance: random.Random) -> None:
 
 def _swarm(options: Options, chance: random.Random) -> None:
     """A few faults of all that there are, and every knob turned by chance: what no profile puts together."""
-    every = sorted({fault for faults in _FAULTS.values() for fault in faults} - {"restore", "save", "wipe"})
+    every = sorted(
+        {fault for faults in _FAULTS.values() for fault in faults} - {"accept", "restore", "save", "wipe"}
+    )
     chosen = chance.sample((*every, "hard_release", "orphan"), chance.randrange(3, 9))
     options.faults = {fault: chance.choice((0.3, 0.7, 1.5)) for fault in chosen}
     options.faults |= {"heal": 2, "restart": 1.5}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from leaseha.core import guards, placement, sequence, taking, trace
+from leaseha.core import guards, insync, placement, sequence, taking, trace
+from leaseha.core.effects import Warned
 from leaseha.core.records import ClaimRecord, Hold, Kind
 from leaseha.core.state import Draft, Move, Way, lease_spec
 from leaseha.core.values import NS_PER_MS, NS_PER_S, Instant
@@ -78,6 +79,9 @@ def claim(draft: Draft, lease: str) -> str:
         off_since, down_ms = seen.at, seen.record.down_ms
         kind = _kind_of_free(seen.record)
     reason = _why_taken(draft, lease, found)
+    if accepted := insync.accepted_loss(draft, lease):
+        reason = accepted
+        draft.effects.append(Warned(lease, "taken with a loss that was accepted", accepted))
     move = _move_of(draft, lease, kind, reason)
     draft.update(lease, way=found.way, lost="", move=replace(move, off_since=off_since, down_ms=down_ms))
     return reason

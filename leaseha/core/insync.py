@@ -65,6 +65,23 @@ def wanted(draft: Draft, lease: str) -> frozenset[str] | None:
     return None if target == seen.record.stores else target
 
 
+def nodes_of(draft: Draft, lease: str, stores: frozenset[str]) -> dict[str, str]:
+    """By store, the node that has it, or had it when it was last told."""
+    seen = draft.view.insync(lease).record
+    found = dict((seen.nodes if seen is not None else None) or {})
+    for name, told in draft.view.nodes.items():
+        if told.record is not None:
+            found[placement.store_of(draft, lease, told.record)] = name
+    found[placement.own_store(draft, lease)] = draft.spec.node
+    return {store: found[store] for store in sorted(stores) if store in found}
+
+
+def accepted_loss(draft: Draft, lease: str) -> str:
+    """Who accepted which loss, if the claim that stands was written with the in-sync set by an operator; else empty."""
+    seen, claim = draft.view.insync(lease), draft.view.claim(lease)
+    return seen.record.accepted if seen.record is not None and seen.mod == claim.mod else ""
+
+
 def _healthy(draft: Draft, lease: str) -> frozenset[str]:
     """The stores of all nodes that would be candidates if they were admitted."""
     stores = {draft.spec.store}

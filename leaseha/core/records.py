@@ -115,9 +115,15 @@ class ClaimRecord:
 
 @dataclass(frozen=True, slots=True)
 class InsyncRecord:
-    """`leases/<lease>/insync`: the stores that the holder has admitted."""
+    """`leases/<lease>/insync`: the stores that the holder has admitted, or an operator who accepted a loss."""
 
     stores: frozenset[str]
+    nodes: Mapping[str, str] | None = None
+    """Of each of these stores, the node that had it: to be known by name once that node is away."""
+    at_ms: int = 0
+    """Since when it has been this set, unix time by the writer's clock, ms; 0: not known."""
+    accepted: str = ""
+    """Who accepted which loss, where an operator wrote it (`leaseha recover`); empty: a holder did."""
 
 
 @dataclass(frozen=True, slots=True)

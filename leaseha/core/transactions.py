@@ -8,7 +8,7 @@ Every failure branch reads the own record and all compared keys. Lists are batch
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from leaseha.core import records
@@ -74,6 +74,8 @@ class Absent:
     epoch: int
     store: str
     """New: the writer's, with which the in-sync set begins."""
+    at_ms: int = 0
+    """New: unix time, ms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,10 @@ class Admitting:
     token: int
     insync_mod: int
     stores: frozenset[str]
+    nodes: Mapping[str, str] | None = None
+    """Of each of these, the node that has it, as far as it is known."""
+    at_ms: int = 0
+    """Unix time, ms."""
 
 
 def _mod(key: str, value: int) -> Compare:
@@ -164,10 +170,10 @@ def t6_write_absent_down(own: Own, items: Sequence[Absent]) -> Txn:
         claim = ClaimRecord(hold, node=own.record.node, epoch=item.epoch)
         puts.append(Put(records.claim_key(item.lease), records.encode(claim)))
         if item.new:
-            compares.append(_absent(records.insync_key(item.lease)))
-            puts.append(
-                Put(records.insync_key(item.lease), records.encode(InsyncRecord(frozenset({item.store}))))
-            )
+            key, node = records.insync_key(item.lease), own.record.node
+            first = InsyncRecord(frozenset({item.store}), {item.store: node}, item.at_ms)
+            compares.append(_absent(key))
+            puts.append(Put(key, records.encode(first)))
     return _txn(own, compares, puts)
 
 
@@ -222,7 +228,8 @@ def t13_change_insync(own: Own, items: Sequence[Admitting]) -> Txn:
     for item in items:
         key = records.insync_key(item.lease)
         compares += [_mod(records.claim_key(item.lease), item.token), _mod(key, item.insync_mod)]
-        puts.append(Put(key, records.encode(InsyncRecord(item.stores))))
+        record = InsyncRecord(item.stores, item.nodes, item.at_ms)
+        puts.append(Put(key, records.encode(record)))
     return _txn(own, compares, puts)
 
 
@@ -251,3 +258,38 @@ def answer_intent(own: Own, lease: str, intent_mod: int, answered: IntentRecord)
     """The holder's no: OWN; `mod(intent) == N`, so that it never stands in place of a newer intent."""
     key = records.intent_key(lease)
     return _txn(own, [_mod(key, intent_mod)], [Put(key, records.encode(answered), own.session)])
+
+
+@dataclass(frozen=True, slots=True)
+class Recovering:
+    """One lease that nobody holds and nobody may take: an operator names the only store that still counts."""
+
+    lease: str
+    claim_mod: int
+    """0: its claim is absent."""
+    insync_mod: int
+    claim: ClaimRecord
+    """As it is to stand: *free* again, or *lost*, which is taken after `ttl_max`."""
+    insync: InsyncRecord
+    session: int
+    """The session that the claim names; 0: none."""
+    session_mod: int
+    """0: gone."""
+    nodes: Sequence[tuple[str, int]]
+    """Each node of the lease with its record's `mod`; 0: absent."""
+
+
+def accept_loss(item: Recovering) -> Txn:
+    """An operator's: `mod` of claim, in-sync set, the claim's session and all node records; claim and set.
+
+    The claim is written anew, so whatever compares it (all but T1, T6 and T12) and is still on its way is dead: a
+    holder of before that comes back finds its claim taken, and the set that it wrote last cannot come again. Claim
+    and set have the same `mod` then, by which whoever takes over knows that this comes after a loss.
+    """
+    claim, insync = records.claim_key(item.lease), records.insync_key(item.lease)
+    compares = [_mod(claim, item.claim_mod), _mod(insync, item.insync_mod)]
+    if item.session:
+        compares.append(_mod(records.session_key(item.session), item.session_mod))
+    compares += [_mod(records.node_key(node), mod) for node, mod in item.nodes]
+    puts = (Put(claim, records.encode(item.claim)), Put(insync, records.encode(item.insync)))
+    return Txn(tuple(compares), puts, ())

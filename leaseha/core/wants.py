@@ -192,7 +192,8 @@ def _alike(draft: Draft, first: taking.Taking) -> list[str]:
 def _absent(draft: Draft, name: str) -> Absent:
     state, last = draft.leases[name], draft.view.claim(name).last
     epoch = max(state.epoch, state.seen_epoch, last.epoch if last is not None else 1)
-    return Absent(name, placement.is_new(draft, name), epoch, placement.own_store(draft, name))
+    store, at_ms = placement.own_store(draft, name), draft.view.wall_ms_at(draft.at)
+    return Absent(name, placement.is_new(draft, name), epoch, store, at_ms)
 
 
 def _take_batch(draft: Draft, first: taking.Taking, names: Sequence[str]) -> None:
@@ -229,7 +230,9 @@ def _change_insync(draft: Draft) -> bool:
     for name in _wanting(draft):
         state = draft.leases[name]
         if insync.may_change(draft, name) and (stores := insync.wanted(draft, name)) is not None:
-            items.append(Admitting(name, state.token, draft.view.insync(name).mod, stores))
+            nodes, at_ms = insync.nodes_of(draft, name, stores), draft.view.wall_ms_at(draft.at)
+            mod = draft.view.insync(name).mod
+            items.append(Admitting(name, state.token, mod, stores, nodes, at_ms))
     items = items[: draft.spec.batch_size]
     if items:
         names = [item.lease for item in items]

@@ -177,8 +177,11 @@ class Peering:
             self._gate.close_under(word.mark, f"another node holds token {mark.token}")
 
     def _tell_wants(self, stores: frozenset[str], why: str, number: int) -> None:
-        log.warning("in-sync set wanted: %s (%s)", ", ".join(sorted(stores)), why)
-        tenure = self.replicator.membership.tenure
+        membership = self.replicator.membership
+        dropping = membership.members.insync - stores  # fewer copies are worth a warning, more are not
+        level = logging.WARNING if dropping else logging.INFO
+        log.log(level, "in-sync set wanted: %s (%s)", ", ".join(sorted(stores)), why)
+        tenure = membership.tenure
         told = {
             "stores": sorted(stores),
             "why": why,

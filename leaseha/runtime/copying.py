@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from leaseha.config import Config
-from leaseha.core import placement
+from leaseha.core import insync, placement
 from leaseha.core.records import NodeRecord
 from leaseha.core.state import Draft, lease_spec
 
@@ -16,14 +16,22 @@ KNOCK_S: Final = 2.0
 
 
 def nodes_in_sync(draft: Draft, lease: str) -> list[str]:
-    """Who is admitted, by node; a store that no running node has, by its uuid."""
+    """Who is admitted, by node; what no running node has, by that which had it last, or else by its uuid."""
     record = draft.view.insync(lease).record
-    by_store = {placement.own_store(draft, lease): draft.spec.node}
+    stores = record.stores if record is not None else frozenset()
+    running = {draft.spec.node: placement.own_store(draft, lease)}
     for node, seen in draft.view.nodes.items():
         if seen.record is not None:
-            by_store[placement.store_of(draft, lease, seen.record)] = node
-    stores = record.stores if record is not None else frozenset()
-    return sorted(by_store.get(store, f"store {store}") for store in stores)
+            running[node] = placement.store_of(draft, lease, seen.record)
+    known = insync.nodes_of(draft, lease, stores)
+    return sorted(_named(store, known.get(store, ""), running) for store in stores)
+
+
+def _named(store: str, node: str, running: Mapping[str, str]) -> str:
+    """A node that runs with another disk, or with none that can be used, is not what was admitted."""
+    if not node:
+        return f"store {store}"
+    return f"{node} (store {store})" if running.get(node, store) not in ("", store) else node
 
 
 def of_lease(draft: Draft, lease: str, said: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -13,10 +13,12 @@ from leaseha import connections
 from leaseha.adapters import clock, fence, route
 from leaseha.adapters.etcd import MemberStatus, diverges, known_bad
 from leaseha.config import Config, KeepAway
+from leaseha.core import placement
 from leaseha.core.records import NodeRecord, decode
+from leaseha.core.state import Draft, NodeState
 from leaseha.core.values import NS_PER_S
 from leaseha.errors import OperationalError, StoreError
-from leaseha.runtime import certificates, copying, guarding, leader, rights, urgency
+from leaseha.runtime import certificates, copying, guarding, leader, rights, stranded, urgency
 from leaseha.runtime.datadir import DataDirectory
 from leaseha.runtime.fencing import unfenced
 from leaseha.runtime.operator import ASK_TIMEOUT_S, etcd_of, looked
@@ -146,7 +148,19 @@ async def _cluster(config: Config) -> list[Finding]:
     others = [record for record in nodes if record is not None]
     for record in others:
         found += _against(config, record)
+    found += _stranded(looked(config, head, keys))
     return found + [Finding(grave=False, text=text) for text in await copying.unreachable(config, others)]
+
+
+def _stranded(state: NodeState) -> list[Finding]:
+    """Leases that nobody may take: what their data is on does not run."""
+    draft, found = Draft(state, clock.now()), []
+    for lease in state.leases:
+        silent = placement.silent(draft, placement.holding_session(draft, lease))
+        if (told := stranded.of_lease(draft, lease, silent=silent, judge=False)) is not None:
+            text = f"lease.{lease}: nobody may take it: all that was acknowledged is on {stranded.members_text(told)}"
+            found.append(Finding(grave=True, text=f"{text}; `leaseha status` says the two ways out"))
+    return found
 
 
 def _guard(config: Config) -> list[Finding]:

@@ -16,7 +16,7 @@ from leaseha.core.session import Phase, deadline_of
 from leaseha.core.state import Draft, NodeState
 from leaseha.core.values import NS_PER_MS, NS_PER_S, Instant
 from leaseha.core.view import Past
-from leaseha.runtime import copying
+from leaseha.runtime import copying, stranded
 
 FORMAT: Final = 1
 AGAIN: Final = "session re-established"
@@ -119,6 +119,7 @@ def _lease(draft: Draft, name: str, around: Surroundings) -> dict[str, Any]:
         "checks": around.checks.get(name, []),
         "in_sync": copying.nodes_in_sync(draft, name),
         "replication": copying.of_lease(draft, name, around.replication.get(name, {})),
+        "stranded": stranded.of_lease(draft, name, silent=silent, judge=around.source == "agent"),
         "candidates": candidates,
         "note": ("" if held and not silent else _nobody(draft, name, candidates)) or _note(draft, name),
     }

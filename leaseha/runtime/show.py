@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from leaseha.core.records import HistoryRecord
-from leaseha.runtime import copying
+from leaseha.runtime import copying, stranded
 
 
 def status(found: dict[str, Any]) -> str:
@@ -51,7 +51,11 @@ def _lease(name: str, lease: dict[str, Any]) -> list[str]:
         facts.append(f"since {when(lease['since_ms'])}")
     if lease["deadline_left_s"] is not None:
         facts.append(f"deadline in {lease['deadline_left_s']:.1f} s")
-    lines = [f"lease {name}: {holder}", f"  {', '.join(facts)}", f"  VIPs {', '.join(lease['vips'])}"]
+    lines = [f"lease {name}: {holder}"]
+    if alone := lease.get("stranded"):
+        since = when(alone["since_ms"]) if alone["since_ms"] else ""
+        lines += [f"  {line}" for line in stranded.as_text(name, alone, since)]
+    lines += [f"  {', '.join(facts)}", f"  VIPs {', '.join(lease['vips'])}"]
     if lease["announced"] is not None:
         lines.append(f"  announced: {_announced(lease['announced'])}")
     if (claims := lease["foreign_claims"]) is not None:

@@ -12,7 +12,7 @@ from leaseha.core.values import Instant
 
 NEVER_ADMITTED: Final = (
     "not in-sync: no holder has ever admitted this node's store (state_dir); "
-    "a node that was admitted must take it first"
+    "a node that was admitted must take it first (`leaseha status` says who they are)"
 )
 
 _log = logging.getLogger("leaseha.agent")

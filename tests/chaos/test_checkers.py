@@ -127,6 +127,15 @@ class TestNothingAcknowledgedIsLost:
         assert names(*self.RECORDS, acked, given_up, (4, "claim", *held(9, "b", 8))) == []
         assert names(*self.RECORDS, acked, given_up, (4, "claim", *held(9, "a", 7))) == []
 
+    def test_a_loss_is_accepted_only_of_what_the_named_store_had_not(self):
+        both, one = frozenset({"store-a", "store-b"}), frozenset({"store-a"})
+        acked = (2, "ack", "l0", both), (2, "ack", "l0", one)
+        given_up = (3, "accepted", "l0", "store-b")
+        after = (4, "ack", "l0", frozenset({"store-b"}))
+        assert names(*self.RECORDS, *acked, given_up, (5, "claim", *held(9, "b", 8))) == []
+        late = names(*self.RECORDS, *acked, given_up, after, (5, "claim", *held(9, "a", 7)))
+        assert late == ["G2 acknowledged object lost"]
+
     def test_a_store_that_was_brought_up_to_date_has_everything(self):
         acked = (2, "ack", "l0", frozenset({"store-a"}))
         copied = (3, "copied", "l0", "store-b")

@@ -95,9 +95,9 @@ def test_t6_writes_an_absent_claim_down_as_lost() -> None:
 
 
 def test_t6_writes_a_new_lease_down_as_free_with_its_first_insync_set() -> None:
-    txn = transactions.t6_write_absent_down(OWN, [Absent("l", new=True, epoch=1, store="store-me")])
+    txn = transactions.t6_write_absent_down(OWN, [Absent("l", new=True, epoch=1, store="store-me", at_ms=3)])
     free = ClaimRecord(Hold.FREE, node="me")
-    first = InsyncRecord(frozenset({"store-me"}))
+    first = InsyncRecord(frozenset({"store-me"}), {"store-me": "me"}, 3)
 
     check(
         txn,
@@ -159,8 +159,8 @@ def test_t12_closes_the_session_with_its_claims_and_hangs_the_record_on_nothing(
 
 def test_t13_changes_the_insync_set_against_the_token_and_the_set_that_stood() -> None:
     """A2: a late change must not be applied after another one."""
-    txn = transactions.t13_change_insync(OWN, [Admitting("l", 7, 8, frozenset({"s"}))])
-    put = Put("leases/l/insync", records.encode(InsyncRecord(frozenset({"s"}))))
+    txn = transactions.t13_change_insync(OWN, [Admitting("l", 7, 8, frozenset({"s"}), {"s": "me"}, 3)])
+    put = Put("leases/l/insync", records.encode(InsyncRecord(frozenset({"s"}), {"s": "me"}, 3)))
 
     check(txn, (OWN_COMPARE, SEEN[0], SEEN[1]), (OWN_PUT, put))
 

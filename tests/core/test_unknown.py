@@ -233,7 +233,9 @@ def test_t13_with_unknown_outcome(applied: bool) -> None:
 
     assert world.holders() == ["a"]
     assert (1 if applied else 2) == world.sent("a").count("T13")
-    assert world.etcd.keys[records.insync_key("l")].value == '{"stores":["store-a","store-b"]}'
+    admitted = records.decode(records.InsyncRecord, world.etcd.keys[records.insync_key("l")].value)
+    assert admitted is not None
+    assert admitted.stores == {"store-a", "store-b"}
 
 
 def test_a_late_change_of_the_in_sync_set_can_not_be_applied_after_another() -> None:

@@ -41,10 +41,11 @@ SETTINGS: dict[str, Any] = {
 
 
 @contextlib.contextmanager
-def pair(folder: Path, *, tls: bool = False) -> Iterator[Lab]:
+def pair(folder: Path, *, tls: bool = False, **session: str) -> Iterator[Lab]:
     """The first holds, the other is in sync; with `tls`, each knows the other by its certificate."""
+    settings = {**SETTINGS, "session": {**SETTINGS["session"], **session}}
     files = certificates(folder.with_name(f"{folder.name}-pki")) if tls else {}
-    with cluster(folder, nodes=NAMES, settings=SETTINGS, replicate=True, measure=False, start=False) as lab:
+    with cluster(folder, nodes=NAMES, settings=settings, replicate=True, measure=False, start=False) as lab:
         for name in NAMES:
             lab.node(name, lease={LEASE: {"repository": files.get(name, {})}})
             lab.start_nodes(name)

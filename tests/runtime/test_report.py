@@ -3,6 +3,7 @@
 from typing import Any
 
 from leaseha.core import records
+from leaseha.runtime import show
 from leaseha.runtime.report import Surroundings, document
 from tests.core import hands
 from tests.core.harness import World
@@ -76,3 +77,45 @@ def test_a_lease_that_is_served_has_no_such_note() -> None:
     world.run(1.5)
 
     assert lease(world, "b")["note"] == ""
+
+
+def test_a_lease_that_no_member_can_take_says_who_they_are_and_the_two_ways_out() -> None:
+    world = hands.serving()
+    world.run(1.5)
+    world.kill("a")
+    record = records.InsyncRecord(frozenset({"store-a"}), {"store-a": "a"}, at_ms=5000)
+    world.tell(world.etcd.put(records.insync_key("l"), records.encode(record)))
+    assert lease(world, "b")["stranded"] is None  # it is not silent yet
+    world.run(9)
+
+    told = lease(world, "b")
+
+    assert told["stranded"] == {
+        "members": [{"node": "a", "store": "store-a", "why": "silent"}],
+        "since_ms": 5000,
+        "could": ["b"],
+        "accepted": "",
+    }
+    assert told["in_sync"] == ["a"]
+    text = show.status(document(world.nodes["b"], world.now(), Surroundings("1.0", 1, "agent"))).splitlines()
+    at = next(number for number, line in enumerate(text) if line.startswith("lease l:"))
+    assert text[at + 1].endswith("is on: a (silent); so since 1970-01-01 00:00:05.000Z")
+    assert "bring back a, with its data" in text[at + 2]
+    assert "leaseha recover l --accept-loss --node b:" in text[at + 3]
+
+
+def test_a_member_that_runs_with_another_disk_is_told_apart() -> None:
+    world = hands.serving()
+    world.run(1.5)
+    world.kill("a")
+    record = records.InsyncRecord(frozenset({"lost", "other"}), {"lost": "b"})
+    world.tell(world.etcd.put(records.insync_key("l"), records.encode(record)))
+    world.run(9)
+
+    told = lease(world, "b")
+
+    assert [(one["node"], one["why"]) for one in told["stranded"]["members"]] == [
+        (None, "not running"),
+        ("b", "runs with another disk"),
+    ]
+    assert told["in_sync"] == ["b (store lost)", "store other"]

@@ -9,7 +9,7 @@ BENCH ?= --runs 10 --out docs/benchmarks/bench
 LOCK := requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-core test-rest lint format types imports check sim bench env lock clean
+.PHONY: help demo test test-core test-rest lint format types imports check sim bench bench-repo env lock clean
 .NOTPARALLEL:
 
 help: ## this list
@@ -51,6 +51,12 @@ sim: env ## a campaign of the simulator: make sim SEEDS=10000
 
 bench: env ## leaseha and keepalived under the same faults, an hour or more: make bench BENCH="--runs 3 --out /tmp/b"
 	@$(PY) -m leaseha.lab.sandbox -- $(PY) -m chaos.bench $(BENCH)
+
+BENCH_REPO ?= --out docs/benchmarks/repository
+bench-repo: env ## the repository beside rest-server and rclone: make bench-repo BENCH_REPO="--rounds 3 --out /tmp/b"
+	PACKAGE=restic-rest-server sh scripts/newer_restic build/rest-server
+	$(PY) -m chaos.bench_repo --rest-server build/rest-server/restic-rest-server $(BENCH_REPO)
+	$(PY) -m chaos.bench_repo.many --out docs/benchmarks/many-objects
 
 lock: ## renew requirements.lock from pyproject.toml
 	@PYTHON="$(PYTHON)" LOCK="$(LOCK)" sh scripts/lock

@@ -1,0 +1,1 @@
+"""The repository measured beside rest-server and rclone, in one run."""

@@ -31,6 +31,8 @@ from chaos.moves import versions
 from leaseha.errors import LeasehaError
 
 MIB = 1 << 20
+TOUCHED = 4 << 30
+"""Bytes of page cache that the largest case fills, with a margin."""
 Note = Callable[[str, int, float, str], None]
 
 
@@ -105,6 +107,7 @@ def _system(
     """All cases of one system in one round."""
     root = folder / f"{number}-{len(rows)}"
     root.mkdir()
+    _touch_memory()
     os.sync()
 
     def note(case: str, connections: int, value: float, unit: str) -> None:
@@ -117,6 +120,12 @@ def _system(
             _cases(running, connections, bodies, asked.ranges, random.Random(number), note)
     shutil.rmtree(root, ignore_errors=True)
     shutil.rmtree(root.with_name(root.name + "-standby"), ignore_errors=True)
+
+
+def _touch_memory() -> None:
+    """A virtual machine's memory may have to be found first by its host: not while somebody is measured."""
+    with mmap.mmap(-1, TOUCHED, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE):
+        pass
 
 
 def _cases(

@@ -121,6 +121,7 @@ class DirectoryStore:
 
     def __init__(self, root: Path, sync: Callable[[Path], None] = fsync_folder) -> None:
         self.root = root
+        self._root_text = str(root)
         self._folders = Folders(root, sync)
         self.trash = Aside(root, root / OURS / TRASH, TRASH_DAYS, sync)
         self.quarantine = Aside(root, root / OURS / QUARANTINE, QUARANTINE_DAYS, sync)
@@ -151,7 +152,7 @@ class DirectoryStore:
 
     def open(self, address: Address) -> StoredObject:
         """Raises FileNotFoundError; IsADirectoryError for what is no file."""
-        fd = os.open(self._path(address), os.O_RDONLY | os.O_NOFOLLOW)
+        fd = os.open(self._text(address), os.O_RDONLY | os.O_NOFOLLOW)
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             os.close(fd)
@@ -211,14 +212,19 @@ class DirectoryStore:
         return self.root.joinpath(*address.repo, address.kind)
 
     def _path(self, address: Address) -> Path:
-        folder = self._folder(address)
+        return Path(self._text(address))
+
+    def _text(self, address: Address) -> str:
+        """The same without a Path, which takes a seventh of the time of a small range."""
+        if address.kind is None:
+            raise ValueError("a repository is no object")
+        folder = "/".join((self._root_text, *address.repo, address.kind))
         if address.kind is Kind.CONFIG:
             return folder
         if not is_name(address.name):
             raise ValueError(f"not the name of an object: {address.name!r}")
-        return (
-            folder / address.name[:2] / address.name if address.kind is Kind.DATA else folder / address.name
-        )
+        part = f"/{address.name[:2]}" if address.kind is Kind.DATA else ""
+        return f"{folder}{part}/{address.name}"
 
 
 class _FileUpload:

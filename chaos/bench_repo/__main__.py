@@ -10,6 +10,7 @@ are those of systems in the same round. Writes OUT.json (every figure), OUT.md a
 from __future__ import annotations
 
 import argparse
+import mmap
 import os
 import random
 import shlex

@@ -2,6 +2,7 @@
 
 The head is parsed by h11. Before it, what h11 forgives is refused, because two readers that forgive
 differently make smuggling: bare line feeds, folded lines, a length beside chunks, a field given twice.
+A client's reads differ in path and range alone: what is around those is parsed once, and remembered.
 Bodies bypass the parser: they go by `recv_into` and `sendfile`, which let other threads run.
 
 Not done: compression (the data is encrypted), HTTP/2, pipelining ahead of the answer.
@@ -9,8 +10,9 @@ Not done: compression (the data is encrypted), HTTP/2, pipelining ahead of the a
 
 from __future__ import annotations
 
+import functools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Final
 
@@ -51,6 +53,31 @@ class Request:
 
 def parse_head(raw: bytes) -> Request:
     """`raw` from the request line to the empty line, both included. Raises HeadError."""
+    read = _READ.match(raw)
+    if read is None:
+        return _parse_whole(raw)
+    target, start = read[1], read.end()
+    ranged = _RANGE_LINE.search(raw, start)
+    if ranged is None:
+        return replace(_parse_around(raw[start:]), target=target)
+    around = _parse_around(raw[start : ranged.start()] + raw[ranged.end() :])
+    if b"range" in around.fields:
+        raise HeadError(400, "given twice: range")
+    return replace(around, target=target, fields={**around.fields, b"range": ranged[1]})
+
+
+_READ: Final = re.compile(rb"GET (/[0-9A-Za-z/_.-]*) HTTP/1\.1(?=\r\n)")
+"""No character in the path that a parser could take for anything else."""
+_RANGE_LINE: Final = re.compile(rb"\r\n[Rr]ange: (bytes=[0-9]{0,18}-[0-9]{0,18})(?=\r\n)")
+
+
+@functools.lru_cache(maxsize=64)
+def _parse_around(rest: bytes) -> Request:
+    """A GET for "/" with these header lines, from the end of the request line on. Raises HeadError."""
+    return _parse_whole(b"GET / HTTP/1.1" + rest)
+
+
+def _parse_whole(raw: bytes) -> Request:
     fields = _strict_fields(raw)
     parser = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
     try:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leaseha.repository.exchange import BadBodyError, Body, ClientGoneError, Connection
-from leaseha.repository.http import HeadError, Request, parse_head, parse_range
+from leaseha.repository.http import HeadError, Request, _parse_whole, parse_head, parse_range
 
 
 def head(*lines: str, first: str = "POST /config HTTP/1.1", host: bool = True) -> bytes:
@@ -195,3 +195,44 @@ def test_trailers_are_read_and_forgotten():
 def test_broken_chunks_are_refused(raw):
     with pytest.raises(BadBodyError):
         chunked_body(raw)
+
+
+LINES = st.sampled_from(
+    [
+        b"Host: backup",
+        b"Range: bytes=0-9",
+        b"range: bytes=5-",
+        b"RANGE: bytes=5-6",
+        b"Range: bytes=a-b",
+        b"Range: bytes=0-1,5-6",
+        b"X-Note: a",
+        b" folded",
+        b"Content-Length: 3",
+        b"Transfer-Encoding: chunked",
+        b"Connection: close",
+        b"Expect: 100-continue",
+        b"Bad Name: x",
+        b"Accept: a\nRange: bytes=1-2",
+    ]
+)
+TARGETS = st.sampled_from(
+    [b"/", b"/r/data/ab", b"//x", b"/r/%41", b"/a?create=true", b"x", b"/a b", b"http://h/a"]
+)
+
+
+def outcome(parse, raw: bytes) -> Request | int:
+    try:
+        return parse(raw)
+    except HeadError as refused:
+        return refused.status
+
+
+@given(
+    st.sampled_from([b"GET", b"POST", b"get"]), TARGETS, st.sampled_from([b"1.1", b"1.0"]), st.lists(LINES)
+)
+def test_what_is_remembered_of_a_head_makes_no_difference(method, target, version, lines):
+    """A head whose other lines came before is read as the parser alone reads it."""
+    raw = b"\r\n".join([method + b" " + target + b" HTTP/" + version, *lines, b"", b""])
+    expected = outcome(_parse_whole, raw)
+    assert outcome(parse_head, raw) == expected
+    assert outcome(parse_head, raw) == expected

@@ -25,8 +25,8 @@ from chaos.bench_repo.client import listed
 from chaos.bench_repo.layout import fill
 from chaos.bench_repo.servers import Ours
 from chaos.moves import versions
-from leaseha.errors import LeasehaError
-from leaseha.repository.upkeep import UpkeepOptions
+from leaseha.errors import LabError, LeasehaError
+from leaseha.repository.door import DoorOptions
 
 TAKES = 5
 COMPARED_S = 300.0
@@ -73,7 +73,7 @@ def _one(folder: Path, count: int, size: int) -> dict[str, Any]:
     began = time.monotonic()
     # Both are in the set and neither process knows its tail: the first takeover compares everything before the
     # standby counts again, and does not wait for that.
-    with Ours(root, other, replicate=True, upkeep=UpkeepOptions(scrub_rate=0, compare_s=0.1)) as ours:
+    with Ours(root, other, replicate=True, door=DoorOptions(compare_every_s=0.1)) as ours:
         found["start_s"] = round(ours.timed.start_s, 3)
         found["first_takeover_s"] = round(ours.timed.take_s, 3)
         found["level_again_s"] = round(time.monotonic() - began - ours.timed.start_s, 3)
@@ -98,13 +98,13 @@ def _one(folder: Path, count: int, size: int) -> dict[str, Any]:
 
 def _compared(ours: Ours) -> float:
     """How long the next comparison of both directories takes, s."""
-    before = ours.call(ours.upkeep_status())["compare"]["times"]
+    before = ours.call(ours.upkeep_status())["compare"]["compared"]
     until = time.monotonic() + COMPARED_S
     while time.monotonic() < until:
         said = ours.call(ours.upkeep_status())["compare"]
-        if said["times"] > before:
-            return float(said["last_took_s"])
-    raise LeasehaError("no comparison within its time")
+        if said["compared"] > before:
+            return float(said["took_s"])
+    raise LabError("no comparison within its time")
 
 
 def _drop_caches() -> bool:

@@ -20,9 +20,9 @@ from leaseha.core.values import NS_PER_S
 from leaseha.errors import LabError
 from leaseha.lines import Shape
 from leaseha.repository.control import Notice, Peering, RepositoryProcess
+from leaseha.repository.door import DoorOptions
 from leaseha.repository.gate import now
 from leaseha.repository.members import Members, PeerAddress
-from leaseha.repository.upkeep import UpkeepOptions
 
 T = TypeVar("T")
 
@@ -129,7 +129,7 @@ class Ours:
     root: Path
     other: Path
     replicate: bool
-    upkeep: UpkeepOptions = field(default_factory=lambda: UpkeepOptions(scrub_rate=0))
+    door: DoorOptions = field(default_factory=DoorOptions)
     timed: Timed = field(default_factory=Timed)
     in_sync: frozenset[str] = frozenset({"a", "b"})
     running: Running = field(init=False)
@@ -172,7 +172,7 @@ class Ours:
             root.mkdir(exist_ok=True)
             peering = Peering("bench", store, HOST, at) if self.replicate else None
             self._processes.append(
-                RepositoryProcess(root, self._heard, logs=QUIET, peering=peering, upkeep=self.upkeep)
+                RepositoryProcess(root, self._heard, logs=QUIET, peering=peering, door=self.door)
             )
         began = time.monotonic()
         await asyncio.gather(*(one.start() for one in self._processes))

@@ -57,6 +57,7 @@ class Comparer:
             "surplus": 0,
             "configs": 0,
             "finished_s": 0,
+            "took_s": 0.0,
         }
 
     def begin(self) -> None:
@@ -88,8 +89,10 @@ class Comparer:
             peer = self._replicator.peers.get(store)
             if peer is None or not peer.usable or not peer.alive:
                 continue
+            began = time.monotonic()
             try:
                 self._one(peer, mark)
+                self._status["took_s"] = round(time.monotonic() - began, 3)
                 self._status["compared"] += 1
             except _StoppedError:
                 return

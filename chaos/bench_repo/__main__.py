@@ -32,8 +32,6 @@ from chaos.moves import versions
 from leaseha.errors import LeasehaError
 
 MIB = 1 << 20
-TOUCHED = 4 << 30
-"""Bytes of page cache that the largest case fills, with a margin."""
 Note = Callable[[str, int, float, str], None]
 
 
@@ -50,6 +48,9 @@ def _asked(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--rest-server", default="rest-server")
     parser.add_argument("--rclone", default="rclone")
     parser.add_argument("--folder", type=Path, default=Path(), help="on the disk that is measured")
+    parser.add_argument(
+        "--touch", type=int, default=4096, help="MiB of memory that are touched before each system; 0: none"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--lock", type=Path, help=LOCK_HELP)
     parser.add_argument("--out", type=Path, help="path without suffix; .json, .md and .svg are written")
@@ -108,7 +109,7 @@ def _system(
     """All cases of one system in one round."""
     root = folder / f"{number}-{len(rows)}"
     root.mkdir()
-    _touch_memory()
+    _touch_memory(asked.touch * MIB)
     os.sync()
 
     def note(case: str, connections: int, value: float, unit: str) -> None:
@@ -123,9 +124,11 @@ def _system(
     shutil.rmtree(root.with_name(root.name + "-standby"), ignore_errors=True)
 
 
-def _touch_memory() -> None:
+def _touch_memory(size: int) -> None:
     """A virtual machine's memory may have to be found first by its host: not while somebody is measured."""
-    with mmap.mmap(-1, TOUCHED, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE):
+    if not size:
+        return
+    with mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE):
         pass
 
 

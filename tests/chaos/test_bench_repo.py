@@ -13,8 +13,23 @@ from chaos.bench_repo.layout import fill
 from chaos.bench_repo.servers import ONE_COPY, WITH_STANDBY, Programs, served
 from leaseha.errors import LabError
 
-TINY = "--rounds 1 --objects 2 --mib 1 --ranges 4 --listing 3 --uploads 2 --touch 0".split()
-NOBODY = "--rest-server /nonexistent --rclone /nonexistent".split()
+TINY = [
+    "--rounds",
+    "1",
+    "--objects",
+    "2",
+    "--mib",
+    "1",
+    "--ranges",
+    "4",
+    "--listing",
+    "3",
+    "--uploads",
+    "2",
+    "--touch",
+    "0",
+]
+NOBODY = ["--rest-server", "/nonexistent", "--rclone", "/nonexistent"]
 
 
 def test_every_case_of_ours_is_measured_and_written(tmp_path):

@@ -13,22 +13,7 @@ from chaos.bench_repo.layout import fill
 from chaos.bench_repo.servers import ONE_COPY, WITH_STANDBY, Programs, served
 from leaseha.errors import LabError
 
-TINY = [
-    "--rounds",
-    "1",
-    "--objects",
-    "2",
-    "--mib",
-    "1",
-    "--ranges",
-    "4",
-    "--listing",
-    "3",
-    "--uploads",
-    "2",
-    "--touch",
-    "0",
-]
+TINY = ["--rounds=1", "--objects=2", "--mib=1", "--ranges=4", "--listing=3", "--uploads=2", "--touch=0"]
 NOBODY = ["--rest-server", "/nonexistent", "--rclone", "/nonexistent"]
 
 

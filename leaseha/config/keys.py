@@ -148,10 +148,10 @@ REPOSITORY_TRASH_KEEP: Final = _given("lease.*.repository.trash_keep", readers.d
 REPOSITORY_COMPARE_EVERY: Final = _given(
     "lease.*.repository.compare_every", readers.or_off(readers.duration(NS_PER_S, 24 * NS_PER_HOUR)), '"10m"'
 )
-REPOSITORY_SCRUB_RATE: Final = _given("lease.*.repository.scrub_rate", readers.or_off(readers.size), '"10M"')
+REPOSITORY_SCRUB_RATE: Final = _given("lease.*.repository.scrub_rate", readers.or_off(readers.rate), '"10M"')
 REPOSITORY_SCRUB_EVERY: Final = _given("lease.*.repository.scrub_every", readers.days, '"30d"')
 REPOSITORY_CATCH_UP_RATE: Final = _given(
-    "lease.*.repository.catch_up_rate", readers.or_off(readers.size), '"off"'
+    "lease.*.repository.catch_up_rate", readers.or_off(readers.rate), '"off"'
 )
 REPOSITORY_QUARANTINE_KEEP: Final = _given("lease.*.repository.quarantine_keep", readers.days, '"30d"')
 REPOSITORY_REPLICATE: Final = _given("lease.*.repository.replicate", readers.yes_no, "false")

@@ -177,6 +177,14 @@ def days_or_off(value: object) -> int:
         raise Wrong(f'{wrong}, or "off"') from wrong
 
 
+def rate(value: object) -> int:
+    """Bytes a second, 64 KiB at least: with less the other end would take it for a stall."""
+    found = size(value)
+    if found < 64 << 10:
+        raise Wrong('write at least "64K" (a second), or "off"')
+    return found
+
+
 def or_off(read: Callable[[object], int]) -> Callable[[object], int]:
     """The same, or the word "off", which is 0."""
     return lambda value: 0 if isinstance(value, str) and value == "off" else read(value)

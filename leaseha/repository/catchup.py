@@ -10,8 +10,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -35,7 +34,6 @@ AGAIN_S: Final = 5.0
 """After a failure."""
 AT_A_TIME: Final = 4
 """Objects that are sent beside each other: most of a small one's time is its fsyncs at the other end."""
-_BATCH: Final = 512
 LITTLE: Final = 32
 """So few changes are sent while everybody else waits; and more, once sending beside others does not get ahead."""
 _ROUNDS: Final = 100
@@ -194,15 +192,7 @@ class CatchUp:
                 progress.sent_bytes += sizes.get(address, 0)
                 progress.sent_objects += 1
 
-        with ThreadPoolExecutor(AT_A_TIME, f"catch-up-{peer.address.node}") as pool:
-            for at in range(0, len(addresses), _BATCH):
-                running = [pool.submit(send, one) for one in addresses[at : at + _BATCH]]
-                try:
-                    for one in running:
-                        one.result()
-                except BaseException:
-                    pool.shutdown(cancel_futures=True)
-                    raise
+        _beside_each_other(send, addresses)
 
     def _paced(self, count: int, mark: Mark) -> None:
         self.pace.take(count, self._ended)
@@ -254,3 +244,32 @@ def put_aside(peer: Peer, addresses: list[Address], seq: int = 0) -> None:
     answer = peer.client.ask("POST", QUARANTINE, peer.stamp(seq), body)
     if answer.status != 200:
         raise PeerError(f"answered {answer.status}")
+
+
+def _beside_each_other(work: Callable[[Address], None], addresses: Iterable[Address]) -> None:
+    """All are done when this returns; else what the first that failed has raised.
+
+    Threads that die with the process, which those of the standard library's pools do not.
+    """
+    left = iter(addresses)
+    lock = threading.Lock()
+    failed: list[Exception] = []
+
+    def run() -> None:
+        while not failed:
+            with lock:
+                address = next(left, None)
+            if address is None:
+                return
+            try:
+                work(address)
+            except Exception as trouble:  # noqa: BLE001 - raised again below, in the thread that waits
+                failed.append(trouble)
+
+    threads = [threading.Thread(target=run, name="catch-up-sends", daemon=True) for _ in range(AT_A_TIME)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failed:
+        raise failed[0]

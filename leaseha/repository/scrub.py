@@ -72,8 +72,13 @@ class Scrub:
         store: DirectoryStore,
         active: Callable[[], bool],
         fault: Callable[[str], None] = lambda _: None,
+        read: Callable[[Path, Callable[[int], None]], tuple[str, int]] = hash_of,
     ) -> None:
-        """`active`: whether this node is to do it now. `fault` hears when the directory cannot be read."""
+        """`active`: whether this node is to do it now. `fault` hears when the directory cannot be read.
+
+        `read` is `hash_of`.
+        """
+        self._read = read
         self._store = store
         self._root = store.root
         self._active = active
@@ -228,7 +233,7 @@ class Scrub:
 
     def _is_good(self, address: Address, paced: Callable[[int], None]) -> bool:
         try:
-            found, _ = hash_of(file_of(self._root, address), paced)
+            found, _ = self._read(file_of(self._root, address), paced)
         except (FileNotFoundError, NotADirectoryError):
             return True  # deleted since
         except OSError as trouble:

@@ -73,7 +73,7 @@ def as_text(copies: Mapping[str, Any], in_sync: list[str]) -> list[str]:
 
 def _spoilt(copies: Mapping[str, Any]) -> list[str]:
     """What scrub and compare have found, if it is bad; only the holder knows."""
-    upkeep = copies["upkeep"]
+    upkeep = copies.get("upkeep") or {}
     scrub, mending, compare = (upkeep.get(part, {}) for part in ("scrub", "mending", "compare"))
     lines = [
         f"SPOILT: {peer['bad']} objects on {peer.get('node')}" for peer in copies["peers"] if peer.get("bad")

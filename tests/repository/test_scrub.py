@@ -1,12 +1,14 @@
 """What has gone bad on a disk is found, and replaced by a good copy. Real processes; bytes are spoilt in place."""
 
 import asyncio
+import errno
 import os
 from dataclasses import replace
 from pathlib import Path
 
 from leaseha.repository.chores import Progress
 from leaseha.repository.door import DoorOptions
+from leaseha.repository.hashing import hash_of
 from leaseha.repository.manifest import manifest
 from leaseha.repository.paths import Address, Kind
 from leaseha.repository.scrub import Scrub
@@ -62,7 +64,7 @@ async def test_a_bad_object_of_a_standby_is_replaced_by_the_holders(cluster: Clu
 
 
 async def test_a_bad_object_of_the_holder_is_fetched_from_a_member(cluster: Cluster):
-    cluster.door = FAST
+    cluster.door = replace(FAST, metrics=True)
     holder, standby = await cluster.pair("a", "b")
     path, body = pack(1_000_000)
     assert (await holder.ask("POST", path, body)).status == 200
@@ -72,6 +74,9 @@ async def test_a_bad_object_of_the_holder_is_fetched_from_a_member(cluster: Clus
 
     await until_upkeep(holder, "scrub", found=1, healed=1)
     assert (await upkeep(holder))["mending"]["fetched"] == 1
+    metrics = (await holder.ask("GET", "/metrics")).body.decode().splitlines()
+    for figure in ("scrub_found_total 1", "scrub_healed_total 1", "scrub_bad 0", "mending_fetched_total 1"):
+        assert f"leaseha_repository_{figure}" in metrics
     assert (await holder.ask("GET", path)).body == body
     assert standby.has(path, body)
 
@@ -189,6 +194,33 @@ def test_bad_objects_are_remembered_over_a_restart_and_healed_ones_forgotten(tmp
     assert not again.suspect(Address(("r",), Kind.DATA, "0" * 64))
     assert [one.name for one in again.bad()] == [bad[1].name]
     assert again.status()["healed"] == 1
+
+
+def test_an_object_that_the_disk_does_not_give_is_bad_until_another_file_has_taken_its_place(tmp_path: Path):
+    store = filled(tmp_path)
+    victim = next(one for one in (tmp_path / "r/data").rglob("*") if one.is_file())
+    sector, faults = [victim.stat().st_ino], []
+
+    def read(path: Path, paced):
+        if path.stat().st_ino in sector:
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return hash_of(path, paced)
+
+    scrub = Scrub(store, lambda: True, faults.append, read)
+    scrub.pace.rate, scrub.every_s = 1 << 30, 3600.0
+    scrub.begin()
+    until(lambda: scrub.status()["finished_s"] > 0, "the pass goes on behind it")
+    assert [one.name for one in scrub.bad()] == [victim.name]
+    assert victim.exists()
+    assert (tmp_path / ".leaseha/quarantine").exists()
+
+    new = victim.with_name("new")
+    new.write_bytes(victim.read_bytes())
+    new.rename(victim)
+    until(lambda: scrub.status()["healed"] == 1, "it is good again")
+    scrub.end()
+    assert scrub.bad() == []
+    assert faults == []
 
 
 def test_it_reads_no_faster_than_it_is_told(tmp_path: Path):

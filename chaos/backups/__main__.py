@@ -14,14 +14,16 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import random
 import shutil
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from chaos.backups.faults import FAULTS
+from chaos.backups.faults import ALL, FAULTS
 from chaos.backups.report import line, page
 from chaos.backups.restic import version_of
 from chaos.backups.trial import Size, trial
@@ -34,7 +36,7 @@ def _asked() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--runs", type=int, default=3, help="of each fault with each restic")
-    parser.add_argument("--fault", action="append", choices=[one.name for one in FAULTS])
+    parser.add_argument("--fault", action="append", choices=[one.name for one in ALL])
     parser.add_argument(
         "--restic", action="append", default=[], help="one more program beside that of the PATH"
     )
@@ -48,6 +50,8 @@ def _asked() -> argparse.Namespace:
     parser.add_argument("--lock", type=Path, help=LOCK_HELP)
     parser.add_argument("--out", type=Path, help="path without suffix; .json and .md are written")
     parser.add_argument("--join", action="store_true", help="add to the runs that --out has already")
+    parser.add_argument("--resume", action="store_true", help="--join, without what it has done already")
+    parser.add_argument("--within-s", type=float, default=math.inf, help="no run begins later than this")
     return parser.parse_args()
 
 
@@ -61,10 +65,13 @@ def main() -> int:
         print("restic is not installed: apt-get install restic", file=sys.stderr)
         return 2
     size = Size(asked.mib, asked.limit_mib_s * 1024, asked.ttl, not asked.shared)
-    rows = _rows(asked.out) if asked.join else []
-    good = True
-    chosen = [one for one in FAULTS if not asked.fault or one.name in asked.fault]
+    rows = _rows(asked.out) if asked.join or asked.resume else []
+    done = {_of(row) for row in rows} if asked.resume else set()
+    good, end = True, time.monotonic() + asked.within_s
+    chosen = [one for one in ALL if one.name in asked.fault] if asked.fault else FAULTS
     for number, fault, client in itertools.product(range(1, asked.runs + 1), chosen, clients):
+        if (fault.name, client.name, number) in done or time.monotonic() > end:
+            continue
         chance = random.Random(f"{asked.seed}/{fault.name}/{number}")
         keep = asked.keep and asked.keep / f"{fault.name}-{number}-{client.name.replace(' ', '-')}"
         with alone(asked.lock):
@@ -81,6 +88,10 @@ def _rows(out: Path | None) -> list[dict[str, Any]]:
     """Those that are there already."""
     place = out.with_suffix(".json") if out else None
     return json.loads(place.read_text())["runs"] if place and place.exists() else []
+
+
+def _of(row: dict[str, Any]) -> tuple[str, str, int]:
+    return row["fault"], row["client"], row["number"]
 
 
 def _write(out: Path, rows: list[dict[str, Any]], size: Size) -> None:

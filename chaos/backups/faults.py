@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from leaseha.errors import LabError
-from leaseha.lab.lab import Lab
+from leaseha.lab.lab import LEASE, Lab
 
 FIRST: Final = "node1"
 OTHER: Final = "node2"
@@ -28,6 +28,22 @@ def _thaw(lab: Lab) -> None:
         lab.nodes[FIRST].thaw(tree=True)
 
 
+def _standby_lost_and_back(lab: Lab) -> None:
+    """Killed in the midst of uploads, out of the set, started again, filled, admitted: a member as before."""
+    lab.nodes[OTHER].kill_tree()
+    _members(lab, FIRST)
+    lab.nodes[OTHER].wait()
+    lab.nodes[OTHER].start()
+    _members(lab, FIRST, OTHER)
+
+
+def _members(lab: Lab, *names: str) -> None:
+    def fact(status: dict[str, Any]) -> bool:
+        return sorted(status["leases"][LEASE]["in_sync"]) == sorted(names)
+
+    lab.nodes[FIRST].wait_for(f"the members are {names}", fact, _STEP_S)
+
+
 def _nothing(_: Lab) -> None:
     """It stays as it is."""
 
@@ -41,6 +57,10 @@ class Fault:
     begin: Callable[[Lab], None]
     end: Callable[[Lab], None] = _nothing
     """Called when the backup has ended."""
+    before: Callable[[Lab], None] = _nothing
+    """Done in the midst of the backup ahead of the fault, whose clock it does not start."""
+    taken: Callable[[Lab], None] = _nothing
+    """Called as soon as the other node has the address; the backup goes on."""
     sockets: str = ""
     """What becomes of the connections."""
     waiting: bool = False
@@ -88,3 +108,24 @@ FAULTS: Final = (
         sockets="drained, then closed",
     ),
 )
+
+
+MORE: Final = (
+    Fault(
+        "standby-then-holder",
+        "SIGKILL to all of the standby in mid-backup; back and admitted, then SIGKILL to all of the holder",
+        lambda lab: lab.nodes[FIRST].kill_tree(),
+        before=_standby_lost_and_back,
+        sockets="the kernel resets them",
+    ),
+    Fault(
+        "stale-wakes",
+        "SIGSTOP to all of the holder with an upload sent whole; SIGCONT in mid-backup, once the other serves",
+        lambda lab: lab.nodes[FIRST].freeze(tree=True),
+        taken=_thaw,
+        sockets="kept by the kernel behind its fence",
+        waiting=True,
+    ),
+)
+"""Longer ones, run by name only."""
+ALL: Final = (*FAULTS, *MORE)

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from chaos.backups.faults import FAULTS
+from chaos.backups.faults import ALL, FAULTS
 from chaos.backups.trial import Outcome
 
 Row = Mapping[str, Any]
@@ -66,7 +66,9 @@ def page(facts: Mapping[str, Any]) -> str:
         f"{known}. Each backup: {size['mib']} MiB of random files at {size['limit_kib_s'] / 1024:g} MiB/s at "
         f"most, ttl {size['ttl']}, two nodes, {size['copies']}; made by `chaos/backups/`."
     )
-    table = "\n".join(f"| `{one.name}` | {one.text} | {one.sockets} |" for one in FAULTS)
+    run = {row["fault"] for row in rows}
+    shown = [one for one in ALL if one in FAULTS or one.name in run]
+    table = "\n".join(f"| `{one.name}` | {one.text} | {one.sockets} |" for one in shown)
     faults = f"| fault | what was done | connections |\n|---|---|---|\n{table}"
     parts = ["# Backups over a holder's end", made, _table(rows), _MEANING, faults]
     wrong = [row for row in rows if row["error"]]
@@ -77,7 +79,7 @@ def page(facts: Mapping[str, Any]) -> str:
 
 def _table(rows: Sequence[Row]) -> str:
     lines = [f"| {' | '.join(_HEAD)} |", f"|{'---|' * len(_HEAD)}"]
-    for fault in FAULTS:
+    for fault in ALL:
         for client in sorted({row["client"] for row in rows}):
             mine = [
                 row

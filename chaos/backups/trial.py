@@ -63,6 +63,8 @@ class Outcome:
     client_view: Pause = field(default_factory=lambda: Pause(0, 0, 0.0, 0.0, 0.0))
     answering_ms: float = 0.0
     """For how long two nodes answered on the address."""
+    mib: int = 0
+    """Of the backup."""
 
     @property
     def good(self) -> bool:
@@ -116,11 +118,13 @@ def _in_lab(
     enough = int(chance.uniform(_EARLIEST, _LATEST) * size.mib * _MIB)
     restic.wait_for(f"{enough} bytes acknowledged", lambda: _acknowledged(record) >= enough, _STEP_S)
     time.sleep(chance.uniform(0, _PHASE_S))  # waits for a fact: the random phase is what is wanted
+    fault.before(lab)
     what = "an upload awaits its answer" if fault.waiting else "an upload is on its way"
     restic.wait_for(what, lambda: flying(record, sent=fault.waiting) > 0, _STEP_S)
     fault_ns = time.monotonic_ns()
     fault.begin(lab)
     _, taken_ns = lab.prober.wait_for_answer(by=OTHER, after_ns=fault_ns, timeout_s=_STEP_S)
+    fault.taken(lab)
     code = restic.wait(_BACKUP_S)
     ended_ns = time.monotonic_ns()
     holding(lab, OTHER)
@@ -146,6 +150,7 @@ def _in_lab(
         not_back=not_back,
         client_view=view,
         answering_ms=sum(one.ms for one in lab.two_answering(began_ns, settled_ns)),
+        mib=size.mib,
     )
 
 

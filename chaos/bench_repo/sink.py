@@ -16,11 +16,10 @@ import re
 import socket
 import sys
 import threading
-from collections.abc import Callable
 from multiprocessing.connection import Connection as Pipe
 from typing import Final
 
-from chaos.bench_repo.client import HOST, RANGE, Body, Connection, make_bodies, share
+from chaos.bench_repo.client import HOST, RANGE, Body, make_bodies, share
 
 MIB: Final = 1 << 20
 _LENGTH: Final = re.compile(rb"content-length: ([0-9]+)", re.IGNORECASE)
@@ -54,15 +53,15 @@ def main(argv: list[str] | None = None) -> int:
 
 def _measure(port: int, connections: int, bodies: list[Body], ranges: int) -> None:
     size_mib = sum(body.size for body in bodies) / MIB
-    posts: list[Callable[[Connection], None]] = [
+    posts = [
         lambda one, body=body: one.post(f"/r/data/{body.name}", body) for body in bodies
     ]
-    gets: list[Callable[[Connection], None]] = [
+    gets = [
         lambda one, body=body: one.get(f"/r/data/{body.name}", body.size) for body in bodies
     ]
     chance = random.Random(1)
     fields = [f"Range: bytes={at}-{at + RANGE - 1}\r\n" for at in chance.choices(range(MIB), k=ranges)]
-    parts: list[Callable[[Connection], None]] = [
+    parts = [
         lambda one, field=field: one.get("/r/data/x", RANGE, field, 206) for field in fields
     ]
     print(f"c={connections} POST  {size_mib / share(port, connections, posts):8.0f} MiB/s")

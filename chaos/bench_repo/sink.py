@@ -53,17 +53,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def _measure(port: int, connections: int, bodies: list[Body], ranges: int) -> None:
     size_mib = sum(body.size for body in bodies) / MIB
-    posts = [
-        lambda one, body=body: one.post(f"/r/data/{body.name}", body) for body in bodies
-    ]
-    gets = [
-        lambda one, body=body: one.get(f"/r/data/{body.name}", body.size) for body in bodies
-    ]
+    posts = [lambda one, body=body: one.post(f"/r/data/{body.name}", body) for body in bodies]
+    gets = [lambda one, body=body: one.get(f"/r/data/{body.name}", body.size) for body in bodies]
     chance = random.Random(1)
     fields = [f"Range: bytes={at}-{at + RANGE - 1}\r\n" for at in chance.choices(range(MIB), k=ranges)]
-    parts = [
-        lambda one, field=field: one.get("/r/data/x", RANGE, field, 206) for field in fields
-    ]
+    parts = [lambda one, field=field: one.get("/r/data/x", RANGE, field, 206) for field in fields]
     print(f"c={connections} POST  {size_mib / share(port, connections, posts):8.0f} MiB/s")
     print(f"c={connections} GET   {size_mib / share(port, connections, gets):8.0f} MiB/s")
     print(f"c={connections} range {ranges / share(port, connections, parts):8.0f} 1/s", flush=True)

@@ -95,7 +95,7 @@ def _rate(text: str) -> int:
     from leaseha.config.faults import Wrong
 
     try:
-        return readers.size(text)
+        return readers.rate(text)
     except Wrong as wrong:
         raise argparse.ArgumentTypeError(str(wrong)) from wrong
 

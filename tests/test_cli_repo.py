@@ -143,6 +143,19 @@ async def test_a_standby_names_the_holder(node: Standing, capsys):
     assert said.endswith("(the holder is node2)\n")
 
 
+async def test_scrub_reads_everything_and_names_what_is_spoilt(node: Standing, capsys):
+    await node.store()
+    assert await node.say("scrub", "--rate", "100M") == 0
+    assert capsys.readouterr().out.startswith("scrub: ok True, objects ")
+
+    name = name_of(BODIES["data"])
+    (node.root / "laptop/data" / name[:2] / name).write_bytes(b"spoilt")
+    assert await node.say("scrub") == 1
+    assert f"/laptop/data/{name}: spoilt or unreadable\n" in capsys.readouterr().out
+    assert await node.say("verify", "node2") == 1  # one copy: nobody to compare with
+    assert "this version knows no chore 'verify'" in capsys.readouterr().err
+
+
 async def test_an_agent_that_does_not_run_is_said(node: Standing, capsys):
     node.server.close()
     (node.file.parent / STATUS_SOCKET).unlink()
@@ -163,6 +176,7 @@ async def test_an_agent_that_does_not_run_is_said(node: Standing, capsys):
         (("trash", "--repository", "/../x/"), "--repository = /../x/: "),
         (("trash", "--lease", "other"), "--lease = other: "),
         (("verify",), "repo: verify: "),
+        (("scrub", "--rate", "1K"), "repo: scrub: "),
     ],
 )
 async def test_bad_input_is_exit_2_and_names_the_field(node: Standing, capsys, words, complaint: str):

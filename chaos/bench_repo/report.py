@@ -13,9 +13,10 @@ from chaos.bench_repo.servers import ONE_COPY, REST_SERVER, WITH_STANDBY
 
 INTRO: Final = """\
 All on one machine, over loopback, data on its disk and then in the kernel's cache; the client takes its part of the
-cores. rest-server and leaseha hash every upload and fsync it before they answer; leaseha also fsyncs the folder.
+cores. rest-server and leaseha hash every upload and fsync file and folder before they answer.
 **rclone does neither**, so its uploads are not the same service. With a standby a second process does all of it once
-more, on the same cores and disk. min / **median** / max of the rounds; *ratio*: median of the rounds' quotients."""
+more, on the same cores and disk. min / **median** / max of the rounds; *ratio*: median of the rounds' quotients, and
+their range."""
 _TEXT: Final = {
     "POST": "upload of 16 MiB objects",
     "GET": "download of them",
@@ -60,7 +61,10 @@ def page(facts: Mapping[str, Any], picture: str) -> str:
         spread = f"{min(values):g} / **{statistics.median(values):g}** / {max(values):g}"
         spread = spread if len(values) > 1 else f"**{values[0]:g}**"
         ratio = ratio_of(rows, case, connections, system)
-        shown = f"{ratio:.2f}" if ratio is not None and system != REST_SERVER else ""
+        each = quotients(rows, case, connections, system)
+        shown = f"**{ratio:.2f}**" if ratio is not None and system != REST_SERVER else ""
+        if shown and len(each) > 1:
+            shown += f" ({min(each):.2f} to {max(each):.2f})"
         objects = next((row.get("objects") for row in rows if row["case"] == case), None)
         text = _TEXT[case].format(objects=f"{objects:,}" if objects else "")
         lines.append(f"| {text} | {connections} | {system} | {spread} {unit} | {shown} |")
@@ -81,10 +85,15 @@ def _values(rows: Sequence[Mapping[str, Any]], case: str, connections: int, syst
 
 def ratio_of(rows: Sequence[Mapping[str, Any]], case: str, connections: int, system: str) -> float | None:
     """The median over the rounds; None where there is nothing to divide by."""
+    each = quotients(rows, case, connections, system)
+    return statistics.median(each) if each else None
+
+
+def quotients(rows: Sequence[Mapping[str, Any]], case: str, connections: int, system: str) -> list[float]:
+    """Of each round: this system's figure over rest-server's."""
     ours = _values(rows, case, connections, system)
     theirs = _values(rows, case, connections, REST_SERVER)
-    quotients = [one / other for one, other in zip(ours, theirs, strict=False) if other]
-    return statistics.median(quotients) if quotients else None
+    return [one / other for one, other in zip(ours, theirs, strict=False) if other]
 
 
 def bars(rows: Sequence[Mapping[str, Any]]) -> str:

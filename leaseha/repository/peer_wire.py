@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from leaseha.repository import paths
-from leaseha.repository.paths import Address
+from leaseha.repository.paths import Address, Kind
 from leaseha.repository.tokens import Mark
 
 DEPTH: Final = 16
@@ -67,7 +67,7 @@ class Stamp:
 def addresses_of(paths: object) -> tuple[Address, ...]:
     """Of a list that another node sent; what is no address is passed over."""
     found = [address_of(str(path)) for path in paths] if isinstance(paths, list) else []
-    return tuple(one for one in found if one is not None and one.kind is not None)
+    return tuple(one for one in found if one is not None and (one.name or one.kind is Kind.CONFIG))
 
 
 def read_stamp(fields: dict[bytes, bytes]) -> Stamp:

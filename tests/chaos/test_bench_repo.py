@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from chaos.bench_repo import many
+from chaos.bench_repo import many, sink
 from chaos.bench_repo.__main__ import main
 from chaos.bench_repo.client import Connection, listed, make_bodies, share
 from chaos.bench_repo.layout import fill
@@ -61,3 +61,8 @@ def test_the_objects_that_are_laid_out_are_listed(tmp_path):
     fill(tmp_path, "r", 300, random.Random(1))
     with served(ONE_COPY, Programs(), tmp_path) as running:
         assert listed(running.port, "/r/data/") == 300
+
+
+def test_the_client_alone_can_be_measured(capsys):
+    assert sink.main(["--objects=2", "--mib=1", "--ranges=4"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 6

@@ -222,3 +222,27 @@ async def test_a_holder_that_dies_half_way_leaves_nobody_admitted_and_goes_on_wh
 
     assert all(standby.has(*one) for one in packs)
     assert manifest(standby.root) == manifest(holder.root)
+
+
+async def test_verify_in_a_storm_of_uploads_and_deletes_finds_no_difference(cluster: Cluster):
+    holder, _ = await cluster.pair("a", "b")
+    await stored(holder, 30)
+    ending = asyncio.Event()
+
+    async def client() -> None:
+        while not ending.is_set():
+            path, body = pack(30_000)
+            assert (await holder.ask("POST", path, body)).status == 200
+            assert (await holder.ask("DELETE", path)).status == 200
+
+    clients = [asyncio.create_task(client()) for _ in range(3)]
+    assert (await holder.process.chore("verify", {"node": "b"})).ok
+    async with asyncio.timeout(20):
+        while (told := (await holder.process.status()).chores["verify"])["state"] == "running":
+            await asyncio.sleep(0.02)  # waits for a fact: the chore's end
+    ending.set()
+    await asyncio.gather(*clients)
+
+    assert told["error"] == ""
+    assert told["result"]["differences"] == 0
+    assert told["result"]["objects"] >= 30

@@ -120,6 +120,23 @@ async def test_one_spoilt_object_does_not_keep_the_others_from_a_second_copy(clu
     assert (await upkeep(holder))["scrub"]["bad"] == 1
 
 
+async def test_a_member_that_takes_no_good_copy_counts_no_more_until_it_has_taken_it(cluster: Cluster):
+    cluster.door = FAST
+    holder, standby = await cluster.pair("a", "b")
+    path, body = pack()
+    assert (await holder.ask("POST", path, body)).status == 200
+    temporaries = standby.root / ".leaseha/tmp"
+    temporaries.rename(standby.root / ".leaseha/elsewhere")
+
+    spoil(standby.file(path))
+    await holder.until(lambda: cluster.insync == {"a"}, "it counts no more")
+    assert not standby.has(path, body)
+
+    (standby.root / ".leaseha/elsewhere").rename(temporaries)
+    await cluster.all_in_sync("a", "b")
+    assert standby.has(path, body)
+
+
 async def test_what_was_deleted_does_not_come_back_by_mending(cluster: Cluster):
     cluster.door = FAST
     holder, standby = await cluster.pair("a", "b")

@@ -423,4 +423,4 @@ async def test_an_unknown_chore_and_a_second_of_a_kind_are_refused_in_a_sentence
 
     answer = await node.process.chore("whitewash", {})
 
-    assert answer.why == "this version knows no chore 'whitewash', only undelete"
+    assert answer.why == "this version knows no chore 'whitewash', only scrub, undelete, verify"

@@ -211,6 +211,19 @@ def test_status_says_how_far_a_node_has_caught_up():
     ]
 
 
+def test_status_says_what_is_spoilt():
+    upkeep = {"scrub": {"bad": 2}, "mending": {"lost": 1}, "compare": {"configs": 1, "lacking": 3}}
+    peer = {"node": "b", "state": "member", "bad": 4}
+    told = {"copies": 2, "min_copies": 1, "warning": "", "peers": [peer], "upkeep": upkeep}
+
+    assert copying.as_text(told, ["a", "b"])[1:] == [
+        "SPOILT: 4 objects on b",
+        "SPOILT: 2 objects on this disk, of 1 no member has a good copy",
+        "a repository's config differs between nodes: see the log",
+        "members lacked 3 acknowledged objects since this process started: see the log",
+    ]
+
+
 async def test_check_names_the_nodes_that_take_no_copies_in(config_with_copies: Config):
     """Whoever answers is not named."""
     server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)

@@ -1,6 +1,7 @@
 """Clusters that run: real agents, a real etcd, clients that ask each millisecond. One for each module."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -22,4 +23,20 @@ def restic() -> str:
     path = shutil.which("restic")
     if path is None:
         pytest.skip("restic is not installed: apt-get install restic")
+    return path
+
+
+@pytest.fixture(scope="session")
+def newer_restic() -> str:
+    """That of the next Debian, fetched beforehand: there is no network in here."""
+    program = Path(__file__).parents[2] / "build" / "restic" / "restic"
+    if not program.exists():
+        pytest.skip("no newer restic: sh scripts/newer_restic build/restic")
+    return str(program)
+
+
+@pytest.fixture(params=["installed", "newer"])
+def any_restic(request: pytest.FixtureRequest) -> str:
+    """Each of the two generations of restic."""
+    path: str = request.getfixturevalue("restic" if request.param == "installed" else "newer_restic")
     return path
